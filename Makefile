@@ -1,0 +1,47 @@
+# Every target first makes what it needs; the only requirements are Python >= 3.11 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STUDY ?= study_specs/quick.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test check bench clean
+
+help:
+	@echo 'make study   run $(STUDY): train, evaluate, print verdicts, write report.html'
+	@echo 'make test    run all tests'
+	@echo 'make check   formatting, lints, types, import directions'
+	@echo 'make bench   measure the overhead of the platform'
+	@echo 'make setup   only install into $(VENV)'
+	@echo 'make clean   remove $(VENV) and caches; results stay'
+
+setup: $(READY)
+
+# pip's own check would come after minutes of downloads
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'needs Python >= 3.11; say which one: make PYTHON=python3.11 setup'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+study: $(READY)
+	$(BIN)/ldru-study submit $(STUDY)
+	$(BIN)/ldru-study report $(STUDY) --output report.html
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,100 @@
+"""What the ops mean: the shortest plain PyTorch, one merge at a time.
+
+Source: arXiv 2605.26035, section 3; the gated recursive cell is Shen et al., arXiv 1910.13466.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldru_kernels.schedule import build_schedule, fold
+from ldru_kernels.weights import (
+    ElementwiseSum,
+    FeedForward,
+    GatedRecursiveCell,
+    GatedSum,
+    Linear,
+    MergeWeights,
+    Mlp,
+    Operator,
+)
+
+NORM_EPS = 1e-5
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return ``x @ weight + bias`` for a weight that is stored [in, out]."""
+    return F.linear(x, weight.mT, bias)
+
+
+def feed_forward(x: Tensor, ffn: FeedForward) -> Tensor:
+    """Return ``relu(x w1 + b1) w2 + b2``, [..., E]; the residual is the caller's."""
+    return affine(F.relu(affine(x, ffn.w1, ffn.b1)), ffn.w2, ffn.b2)
+
+
+def merge(pairs: Tensor, operator: Operator) -> Tensor:
+    """Apply the operator to pairs [l; r], [..., 2E] -> [..., E].
+
+    Two neighbours of a level lie next to each other, so a pair is a view and not a copy.
+    """
+    left, right = pairs.chunk(2, dim=-1)
+    match operator:
+        case Mlp() as op:
+            hidden = F.relu(affine(F.relu(affine(pairs, op.w1, op.b1)), op.w2, op.b2))
+            gate_left, gate_right = affine(hidden, op.w3, op.b3).chunk(2, dim=-1)
+            value_left = affine(gate_left * left, op.v_left, op.a_left)
+            value_right = affine(gate_right * right, op.v_right, op.a_right)
+            return affine(value_left + value_right, op.w_out, op.b_out)
+        case GatedRecursiveCell() as op:
+            cell = affine(F.gelu(affine(pairs, op.w1, op.b1)), op.w2, op.b2)
+            keep_left, keep_right, write, content = cell.chunk(4, dim=-1)
+            total = keep_left.sigmoid() * left + keep_right.sigmoid() * right
+            total = total + write.sigmoid() * content
+            return F.layer_norm(total, total.shape[-1:], op.norm_weight, op.norm_bias, eps=NORM_EPS)
+        case GatedSum() as op:
+            gate = affine(pairs, op.weight, op.bias).sigmoid()
+            return gate * left + (1 - gate) * right
+        case Linear() as op:
+            return affine(pairs, op.weight, op.bias)
+        case ElementwiseSum():
+            return left + right
+
+
+def parent_states(pairs: Tensor, weights: MergeWeights, dropout: float = 0.0) -> Tensor:
+    """Return the states of the parents of pairs [l; r]: merge, node FFN, norm, dropout.
+
+    Args:
+        pairs: left and right children side by side, [..., 2E].
+        weights: of the same E, dtype and device.
+        dropout: probability of zeroing a feature of a parent; 0 is evaluation.
+
+    Returns:
+        Parent states, [..., E].
+    """
+    merged = merge(pairs, weights.operator)
+    merged = merged + feed_forward(merged, weights.node_ffn)
+    normed = F.layer_norm(merged, merged.shape[-1:], *weights.node_norm, eps=NORM_EPS)
+    return F.dropout(normed, dropout)
+
+
+def tree_reduce(
+    leaves: Tensor,
+    weights: MergeWeights,
+    *,
+    lengths: Tensor | None = None,
+    lone_node: str = "zero_left",
+    dropout: float = 0.0,
+) -> Tensor:
+    """Combine every sequence to one state; the definition of `ldru_kernels.tree_reduce`."""
+    batch, num_tokens, width = leaves.shape
+    counted = [num_tokens] * batch if lengths is None else lengths.tolist()
+    schedule = build_schedule(counted, num_tokens, lone_node)
+    extra = leaves.new_zeros(width) if weights.identity is None else weights.identity
+    roots = fold(
+        schedule,
+        [*leaves.flatten(0, 1), extra],
+        lambda left, right: parent_states(torch.cat([left, right]), weights, dropout),
+    )
+    return torch.stack(roots)

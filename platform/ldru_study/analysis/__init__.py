@@ -1,0 +1,1 @@
+"""Failure curves, verdicts and reports: pure functions over counts, usable from a notebook."""

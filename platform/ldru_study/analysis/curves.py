@@ -1,0 +1,166 @@
+"""The curve family and its beta-binomial likelihood, with the gradient, for many curves at once.
+
+    p(m) = chance + (1 - chance - lapse) S(m)    S(m) = exp(-g (m / t)^beta)
+
+One formula serves the whole family: t is the multiple at which S = exp(-g). With g = ln 2 it is
+the half multiple; with another g it is the failure multiple at that level, which makes profile
+likelihoods one-dimensional. beta = 1 is M1; t beyond every length is M0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln, gammaln, psi
+
+from ldru_study.analysis.counts import Floats, LengthCurve
+
+Family = Literal["holds", "gradual", "weibull"]
+FAMILIES: tuple[Family, ...] = ("holds", "gradual", "weibull")
+NUM_PARAMETERS: dict[Family, int] = {"holds": 2, "gradual": 3, "weibull": 4}
+
+# columns of a parameter array: natural logarithms of t and beta, square roots of lapse and rho.
+# lapse and rho often end at 0, where a square root needs one Newton step and a logarithm many
+SCALE, BETA, LAPSE, RHO = range(4)
+
+# below this a probability is 0 for every count that can be stored
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Counts of F curves as arrays [F, K]; a padded cell has num_total 0 and weighs nothing."""
+
+    log_multiple: Floats
+    num_correct: Floats
+    num_total: Floats
+    chance: Floats
+
+    @classmethod
+    def stack(cls, groups: Sequence[Sequence[LengthCurve]]) -> Cells:
+        """Make one row of each group: a group's curves end to end share one set of parameters."""
+        columns = [
+            (
+                np.concatenate([np.log(curve.multiples) for curve in group]),
+                np.concatenate([curve.num_correct for curve in group]),
+                np.concatenate([curve.num_total for curve in group]),
+                np.concatenate([curve.chance for curve in group]),
+            )
+            for group in groups
+        ]
+        shape = len(groups), max((len(row[0]) for row in columns), default=0)
+        padded = [np.zeros(shape), np.zeros(shape), np.zeros(shape), np.full(shape, 0.5)]
+        for row, values in enumerate(columns):
+            for target, column in zip(padded, values, strict=True):
+                target[row, : len(column)] = column
+        return cls(*padded)
+
+    def take(self, rows: NDArray[np.intp]) -> Cells:
+        """Return the curves ``rows`` (a row may occur many times)."""
+        return Cells(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    @property
+    def num_cells(self) -> NDArray[np.int64]:
+        """Evaluated cells of each curve, [F]."""
+        return np.asarray(np.count_nonzero(self.num_total, axis=1))
+
+    @property
+    def span(self) -> tuple[Floats, Floats]:
+        """Natural logarithms of the first and the last multiple of each curve, [F] each."""
+        real = self.num_total > 0
+        first = np.where(real, self.log_multiple, np.inf).min(1, initial=np.inf)
+        return first, np.where(real, self.log_multiple, -np.inf).max(1, initial=-np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """What t means: the multiple where the excess over chance is ``level``.
+
+    The chance-corrected excess is (p - chance) / (1 - chance) = S (1 - lapse / (1 - chance)), so
+    g = ln(1 - lapse / (1 - chance)) - ln(level). ``level`` None means S = 1/2, whatever the lapse.
+
+    Args:
+        level: a share inside (0, 1), or None.
+        chance: chance where the curve fails, [R].
+    """
+
+    level: float | None
+    chance: Floats
+
+    def log_g(self, lapse: Floats) -> tuple[Floats, Floats]:
+        """Return ln g and its derivative by lapse, in the shape of ``lapse`` [..., R]."""
+        if self.level is None:
+            return np.full_like(lapse, np.log(np.log(2.0))), np.zeros_like(lapse)
+        room = 1 - self.chance - lapse
+        g = np.log(room / (1 - self.chance)) - np.log(self.level)
+        return np.log(g), -1 / (room * g)
+
+
+def survival(multiples: Floats, half_multiple: float, beta: float) -> Floats:
+    """Return S at ``multiples``, [K]: 1 at the plateau, 1/2 at the half multiple, 0 at chance."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp2(-((multiples / half_multiple) ** beta)))
+
+
+def log_likelihood(parameters: Floats, cells: Cells, anchor: Anchor) -> Floats:
+    """Return the beta-binomial log likelihood of each row without its constant, [..., R].
+
+    Args:
+        parameters: ln t, ln beta, sqrt lapse and sqrt rho, [..., R, 4].
+        cells: counts, [R, K].
+        anchor: the meaning of t.
+
+    Source: a = p (1/rho - 1), b = (1 - p)(1/rho - 1); rho -> 0 is the binomial.
+    """
+    p, q, _ = _probability(parameters, cells, anchor)
+    concentration = parameters[..., RHO, None] ** -2 - 1
+    a, b = p * concentration, q * concentration
+    k, n = cells.num_correct, cells.num_total
+    each = betaln(k + a, n - k + b) - betaln(a, b)
+    # adding 0 to a count must add exactly nothing
+    return np.asarray(np.where(n > 0, each, 0.0).sum(-1))
+
+
+def gradient(parameters: Floats, cells: Cells, anchor: Anchor) -> Floats:
+    """Return the derivatives of `log_likelihood` by its four parameters, [..., R, 4]."""
+    p, q, slopes = _probability(parameters, cells, anchor)
+    concentration = parameters[..., RHO, None] ** -2 - 1
+    a, b = p * concentration, q * concentration
+    k, n = cells.num_correct, cells.num_total
+    by_a = psi(k + a) - psi(a)
+    by_b = psi(n - k + b) - psi(b)
+    by_p = concentration * (by_a - by_b)
+    by_concentration = p * by_a + q * by_b - psi(n + concentration) + psi(concentration)
+    columns = [(by_p * slope).sum(-1) for slope in slopes]
+    # d(1/rho - 1) / d(sqrt rho) = -2 rho^(-3/2)
+    columns.append((by_concentration * -2 * parameters[..., RHO, None] ** -3).sum(-1))
+    return np.stack(columns, axis=-1)
+
+
+def binomial_coefficients(cells: Cells) -> Floats:
+    """Return the constant of the likelihood, the sum of ln C(n, k), [F]."""
+    k, n = cells.num_correct, cells.num_total
+    return np.asarray((gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)).sum(-1))
+
+
+def _probability(
+    parameters: Floats, cells: Cells, anchor: Anchor
+) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
+    """Return p, 1 - p and dp by ln t, ln beta and sqrt lapse, each [..., R, K]."""
+    beta, root_lapse = np.exp(parameters[..., BETA, None]), parameters[..., LAPSE, None]
+    lapse = root_lapse**2
+    log_g, log_g_by_lapse = anchor.log_g(lapse[..., 0])
+    distance = cells.log_multiple - parameters[..., SCALE, None]
+    # beyond e^40 the survival is 0 and its derivatives vanish with it
+    u = np.exp(np.clip(log_g[..., None] + beta * distance, -700.0, 40.0))
+    s, failed = np.exp(-u), -np.expm1(-u)
+    # a mixture of chance and plateau: inside [0, 1] even where lapse exceeds 1 - chance
+    p = np.clip(cells.chance * failed + (1 - lapse) * s, _TINY, 1.0)
+    q = np.clip((1 - cells.chance) * failed + lapse * s, _TINY, 1.0)
+    by_log_u = -(1 - cells.chance - lapse) * s * u
+    by_lapse = -s + by_log_u * log_g_by_lapse[..., None]
+    return p, q, (-by_log_u * beta, by_log_u * beta * distance, 2 * root_lapse * by_lapse)

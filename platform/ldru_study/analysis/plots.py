@@ -1,0 +1,248 @@
+"""Failure curves as pictures: plotly for the report page, matplotlib for a README or a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import matplotlib as mpl
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+
+from ldru_study.analysis.bracket import isotonic_line, pool_counts
+from ldru_study.analysis.counts import CellCurves, Floats, LengthCurve
+from ldru_study.analysis.intervals import wilson
+from ldru_study.analysis.verdict import times
+
+# distinguishable with every colour vision, on white and on black. Source: Paul Tol, "bright"
+PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")
+_DASHES = ("solid", "dash", "dot")
+_LINESTYLES = ("-", "--", ":")
+_GREY = "#888888"
+
+
+def series_styles(cells: Sequence[CellCurves]) -> dict[str, tuple[str, int]]:
+    """Give each label a colour and, once the colours are used up, another dash.
+
+    Returns:
+        Colour and number of the dash (0: solid) by label, in order of appearance.
+    """
+    labels = dict.fromkeys(cell.label for cell in cells)
+    return {
+        label: (PALETTE[i % len(PALETTE)], i // len(PALETTE) % len(_DASHES))
+        for i, label in enumerate(labels)
+    }
+
+
+def tasks_of(cells: Sequence[CellCurves]) -> list[str]:
+    """Return the tasks in order of appearance."""
+    return list(dict.fromkeys(cell.task for cell in cells))
+
+
+def panel(
+    cells: Sequence[CellCurves], styles: dict[str, tuple[str, int]], confidence: float = 0.95
+) -> go.Figure:
+    """Draw all cells of one task for the page.
+
+    Every seed is a faint line; the strong line is the isotonic regression of all seeds' counts,
+    with Wilson bars of the pooled accuracy. Each trace's ``legendgroup`` is the number of its
+    label in ``styles``, so that the page can toggle a model over all panels.
+
+    Args:
+        cells: the cells of one task.
+        styles: from `series_styles` over all cells of the study.
+        confidence: of the Wilson bars.
+    """
+    figure = go.Figure()
+    groups = {label: str(i) for i, label in enumerate(styles)}
+    for line in _chance_lines(cells):
+        figure.add_scatter(
+            x=line[0],
+            y=line[1],
+            mode="lines",
+            line={"color": _GREY, "width": 1, "dash": "dash"},
+            hovertext=[f"chance {y:.1%}" for y in line[1]],
+            hoverinfo="text",
+        )
+    for cell in cells:
+        colour, dash = styles[cell.label]
+        stroke = {"color": colour, "dash": _DASHES[dash]}
+        shared = {"legendgroup": groups[cell.label], "hoverinfo": "text"}
+        for curve in cell.curves:
+            figure.add_scatter(
+                x=curve.multiples,
+                y=curve.accuracy,
+                mode="lines+markers",
+                opacity=0.35,
+                line=stroke | {"width": 1},
+                marker={"size": 4},
+                hovertext=_hover(cell.label, f"seed {curve.seed}", curve),
+                **shared,
+            )
+        if cell.curves:
+            counts = pool_counts(cell.curves)
+            lower, upper = wilson(counts.num_correct, counts.num_total, confidence)
+            figure.add_scatter(
+                x=counts.multiples,
+                y=isotonic_line(counts),
+                mode="lines",
+                line=stroke | {"width": 3},
+                hoverinfo="skip",
+                legendgroup=groups[cell.label],
+            )
+            figure.add_scatter(
+                x=counts.multiples,
+                y=counts.accuracy,
+                mode="markers",
+                marker={"color": colour, "size": 6},
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": upper - counts.accuracy,
+                    "arrayminus": counts.accuracy - lower,
+                    "thickness": 1.2,
+                    "width": 3,
+                },
+                hovertext=_hover(cell.label, _seeds(cell), counts),
+                **shared,
+            )
+    return _laid_out(figure, cells)
+
+
+def failure_figure(cells: Sequence[CellCurves], *, columns: int = 3) -> Figure:
+    """Draw one panel per task for a README or a paper, 8 inches wide.
+
+    Faint lines are seeds, strong lines the isotonic regression of their pooled counts.
+
+    Raises:
+        ValueError: no cell has a curve, or ``columns`` is below 1.
+    """
+    drawn = [cell for cell in cells if cell.curves]
+    if not drawn or columns < 1:
+        raise ValueError("a figure needs at least one cell with curves and one column")
+    tasks, styles = tasks_of(drawn), series_styles(drawn)
+    columns = min(columns, len(tasks))
+    rows = -(-len(tasks) // columns)
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 2.5 * rows + 0.6), dpi=200, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes, task in zip(grid.flat, tasks, strict=False):
+            _draw(axes, [cell for cell in drawn if cell.task == task], styles)
+            axes.set_title(_literal(task), fontsize=9, fontweight="bold", loc="left")
+        for axes in grid.flat[len(tasks) :]:
+            axes.remove()
+        for axes in grid[:, 0]:
+            axes.set_ylabel("accuracy")
+        figure.supxlabel("test length / longest training length", fontsize=9)
+        handles = [
+            mpl.lines.Line2D([], [], color=colour, linestyle=_LINESTYLES[dash], linewidth=2)
+            for colour, dash in styles.values()
+        ]
+        handles.append(mpl.lines.Line2D([], [], color=_GREY, linestyle="--", linewidth=1))
+        figure.legend(
+            handles,
+            [*map(_literal, styles), "chance"],
+            loc="outside upper left",
+            ncols=min(len(handles), 4),
+            frameon=False,
+        )
+    return figure
+
+
+def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, int]]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.axvspan(axes.get_xlim()[0], 1, color=_GREY, alpha=0.12, linewidth=0)
+    for x, y in _chance_lines(cells):
+        axes.plot(x, y, color=_GREY, linestyle="--", linewidth=1)
+    for cell in cells:
+        colour, dash = styles[cell.label]
+        for curve in cell.curves:
+            axes.plot(curve.multiples, curve.accuracy, color=colour, alpha=0.3, linewidth=0.8)
+        counts = pool_counts(cell.curves)
+        axes.plot(
+            counts.multiples,
+            isotonic_line(counts),
+            color=colour,
+            linestyle=_LINESTYLES[dash],
+            linewidth=2,
+        )
+    first, last = _span(cells)
+    axes.set_xlim(first / 1.15, last * 1.15)
+    axes.set_ylim(-0.02, 1.03)
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(first, last)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: times(x)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.text(1, 0.0, " trained to here", color=_GREY, fontsize=7, ha="left", va="bottom")
+
+
+def _laid_out(figure: go.Figure, cells: Sequence[CellCurves]) -> go.Figure:
+    first, last = _span(cells)
+    ticks = _ticks(first, last)
+    figure.add_vrect(x0=first / 2, x1=1, fillcolor=_GREY, opacity=0.12, line_width=0, layer="below")
+    figure.update_xaxes(
+        type="log",
+        range=[np.log10(first / 1.15), np.log10(last * 1.15)],
+        tickvals=ticks,
+        ticktext=[times(tick) for tick in ticks],
+        tickangle=0,
+        showgrid=False,
+        zeroline=False,
+        title={"text": "test length / longest training length"},
+    )
+    figure.update_yaxes(range=[-0.02, 1.03], tickformat=".0%", zeroline=False)
+    figure.update_layout(
+        showlegend=False,
+        height=320,
+        margin={"l": 48, "r": 12, "t": 8, "b": 44},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="closest",
+    )
+    return figure
+
+
+def _hover(label: str, who: str, curve: LengthCurve) -> list[str]:
+    """Write what a point says; plotly reads a little HTML in it, so names are escaped."""
+    return [
+        f"{escape(label)}<br>{who}<br>{times(m)} ({length} tokens): {k}/{n} = {k / n:.2%}"
+        for m, length, k, n in zip(
+            curve.multiples, curve.lengths, curve.num_correct, curve.num_total, strict=True
+        )
+    ]
+
+
+def _seeds(cell: CellCurves) -> str:
+    return "1 seed" if len(cell.curves) == 1 else f"{len(cell.curves)} seeds pooled"
+
+
+def _chance_lines(cells: Sequence[CellCurves]) -> list[tuple[Floats, Floats]]:
+    """Return each distinct course of chance over the multiples."""
+    curves = [curve for cell in cells for curve in cell.curves]
+    lines = {
+        (tuple(curve.multiples), tuple(curve.chance)): (curve.multiples, curve.chance)
+        for curve in curves
+    }
+    return list(lines.values())
+
+
+def _span(cells: Sequence[CellCurves]) -> tuple[float, float]:
+    multiples = [curve.multiples for cell in cells for curve in cell.curves]
+    if not multiples:
+        return 0.5, 2.0
+    return min(float(m[0]) for m in multiples), max(float(m[-1]) for m in multiples)
+
+
+def _ticks(first: float, last: float) -> list[float]:
+    """Return powers of two between the ends, at most eight of them and always 1."""
+    low, high = int(np.ceil(np.log2(first))), int(np.floor(np.log2(last)))
+    stride = max(1, -(-(high - low + 1) // 8))
+    return [2.0**power for power in range(low, high + 1) if power % stride == 0]
+
+
+def _literal(text: str) -> str:
+    # matplotlib would set what stands between dollar signs as mathematics
+    return text.replace("$", r"\$")

@@ -1,0 +1,44 @@
+"""The command line: parse, call, print. Everything else is imported inside the commands."""
+
+from __future__ import annotations
+
+import click
+
+from ldru_study import __version__
+from ldru_study.cli.analysis import analyze, report
+from ldru_study.cli.group import StudyGroup
+from ldru_study.cli.registries import models, tasks
+from ldru_study.cli.spec import plan, schema, validate
+from ldru_study.cli.store import list_studies, query, status
+from ldru_study.cli.submit import submit
+
+
+@click.group(cls=StudyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ldru-study")
+def main() -> None:
+    """Does a model trained on short sequences hold on longer ones? One YAML file in, verdicts out.
+
+    \b
+    ldru-study validate study_specs/quick.yaml   find every mistake in a study
+    ldru-study submit study_specs/quick.yaml     train what is missing, then say what holds
+    ldru-study report quick                      make a page of the failure curves
+
+    Exit codes: 0 ok, 1 our bug, 2 invalid use or spec, 3 not found, 4 trials or a check failed,
+    130 interrupted (the same command goes on).
+    """
+
+
+for _command in (
+    validate,
+    plan,
+    submit,
+    status,
+    list_studies,
+    query,
+    analyze,
+    report,
+    tasks,
+    models,
+    schema,
+):
+    main.add_command(_command)

@@ -1,0 +1,175 @@
+"""`status`, `list` and `query`: what the store says."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import click
+
+from ldru_study.cli.group import (
+    FAILED,
+    json_option,
+    print_json,
+    print_table,
+    say,
+    store_option,
+    warn_damage,
+)
+
+
+@click.command("list")
+@store_option
+@json_option
+def list_studies(store_uri: str, as_json: bool) -> None:
+    """List the studies of a store with the states of their trials.
+
+    \b
+    Example: ldru-study list
+    """
+    from ldru_study.results.query import Database
+    from ldru_study.results.store import Store
+
+    store = Store(store_uri)
+    database = Database(store)
+    warn_damage(database.damage)
+    rows = []
+    for name in store.studies():
+        study = store.study(name)
+        states = _states(database, name)
+        last = store.provenance(name)["submissions"][-1]["at"]
+        rows.append((name, sum(states.values()), _shown(states), last, study["question"]))
+    columns = ("study", "trials", "states", "submitted", "question")
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    elif rows:
+        print_table(columns, rows, right=("trials",))
+    else:
+        say(f"{store.uri}: no studies yet. `ldru-study submit SPEC` makes one.")
+    sys.exit(FAILED if database.damage else 0)
+
+
+@click.command()
+@click.argument("study", required=False)
+@store_option
+@json_option
+def status(study: str | None, store_uri: str, as_json: bool) -> None:
+    """Say how far a study is (default: the only one, or all), and why trials failed.
+
+    Computed from the store's files and the age of heartbeats at every call. Exits with 4 when a
+    trial failed or a file of the store is damaged.
+
+    \b
+    Example: ldru-study status quick
+    """
+    from ldru_study.results.facts import read_facts
+    from ldru_study.results.query import Database
+    from ldru_study.results.store import Store
+
+    store = Store(store_uri)
+    names = [study] if study else store.studies()
+    if study:
+        store.study(study)
+    database = Database(store)
+    beats = read_facts(store).beats
+    warn_damage(database.damage)
+    found = []
+    any_failed = False
+    for name in names:
+        rows = database.rows(
+            "select cell, seed, trial_id, state, cause from trials where study = $study",
+            study=name,
+        )
+        for row in rows:
+            beat = beats.get(row["trial_id"])
+            row["step"] = beat.step if beat and row["state"] == "running" else None
+        any_failed |= any(row["state"] == "failed" for row in rows)
+        found.append({"study": name, "trials": rows})
+        if not as_json:
+            _print_status(name, rows, database)
+    if as_json:
+        print_json({"studies": found, "damage": [str(item) for item in database.damage]})
+    elif not names:
+        say(f"{store.uri}: no studies yet. `ldru-study submit SPEC` makes one.")
+    sys.exit(FAILED if database.damage or any_failed else 0)
+
+
+def _print_status(name: str, rows: list[dict[str, object]], database: object) -> None:
+    cells: dict[str, Counter[str]] = {}
+    for row in rows:
+        cells.setdefault(str(row["cell"]), Counter())[str(row["state"])] += 1
+    print_table(
+        (f"{name}: cell", "trials", "states"),
+        [(cell, sum(states.values()), _shown(states)) for cell, states in cells.items()],
+        right=("trials",),
+    )
+    for row in rows:
+        if row["state"] == "running":
+            say(f"  running: {row['cell']} seed {row['seed']} at step {row['step']}")
+        if row["state"] == "failed":
+            say(f"  failed ({row['cause']}): {row['cell']} seed {row['seed']}: {_why(row, database)}")
+
+
+def _why(row: dict[str, object], database: object) -> str:
+    from ldru_study.results.query import Database
+
+    assert isinstance(database, Database)
+    ends = database.rows(
+        "select message from attempts where trial_id = $trial_id and event = 'end' "
+        "order by attempt_id desc limit 1",
+        trial_id=row["trial_id"],
+    )
+    return str(ends[0]["message"]) if ends else ""
+
+
+def _states(database: object, study: str) -> Counter[str]:
+    from ldru_study.results.query import Database
+
+    assert isinstance(database, Database)
+    rows = database.rows("select state from trials where study = $study", study=study)
+    return Counter(row["state"] for row in rows)
+
+
+def _shown(states: Counter[str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
+@click.command()
+@click.argument("sql")
+@store_option
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
+@click.option("--parquet", type=click.Path(dir_okay=False), help="Write a Parquet file instead.")
+def query(sql: str, store_uri: str, as_json: bool, as_csv: bool, parquet: str | None) -> None:
+    """Run one read-only SQL query (DuckDB) over the store.
+
+    Tables: trials, evaluations, metrics, attempts; `describe TABLE` lists the columns.
+
+    \b
+    Example: ldru-study query "select cell, multiple, avg(accuracy) from evaluations group by all"
+    """
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from ldru_study.results.query import Database, to_records
+    from ldru_study.results.store import Store
+
+    if as_json + as_csv + bool(parquet) > 1:
+        raise click.UsageError("--json, --csv and --parquet exclude each other. Give one.")
+    database = Database(Store(store_uri))
+    warn_damage(database.damage)
+    result = database.sql(sql)
+    if parquet:
+        pyarrow.parquet.write_table(result, parquet)
+        say(f"{parquet}: {result.num_rows} rows.")
+    elif as_csv:
+        with sys.stdout.buffer as stream:
+            pyarrow.csv.write_csv(result, stream)
+    elif as_json:
+        print_json(to_records(result))
+    else:
+        rows = [list(row.values()) for row in to_records(result)]
+        numbers = [
+            field.name for field in result.schema if str(field.type) in ("int64", "double")
+        ]
+        print_table(result.column_names, rows, right=numbers)

@@ -1,0 +1,126 @@
+"""The log-depth recurrent unit: a learned binary operator in a balanced tree over the tokens.
+
+Source: arXiv 2605.26035, section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldru_kernels import (
+    OPERATORS,
+    FeedForward,
+    MergeWeights,
+    Norm,
+    feed_forward,
+    parent_states,
+    shapes,
+    tree_reduce,
+)
+from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
+from ldru_study.spec.model import LdruConfig
+
+
+class Ldru(nn.Module):
+    """Embedding, norm and residual FFN per token, a tree of merges, one affine readout.
+
+    Matrices are stored [in, out]. Matrices of the operator start as Glorot normal, its value maps
+    as the identity, the node FFN near zero, so that a fresh merge is little more than its operator;
+    leaf FFN and readout start as LeCun normal, where the paper gives nothing.
+    """
+
+    def __init__(self, config: LdruConfig, num_symbols: int, num_classes: int) -> None:
+        super().__init__()
+        width = config.width
+        self.lone_node, self.dropout = config.lone_node, config.dropout
+        self.embedding = nn.Embedding(num_symbols, width)
+        self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=0.02))
+        self.leaf_norm = nn.LayerNorm(width)
+        self.leaf_ffn = _feed_forward(width)
+        self.operator = _operator(config.operator, width)
+        self.node_ffn = _feed_forward(width, node=True)
+        self.node_norm = nn.LayerNorm(width)
+        # a rule with an identity element starts as zero_right
+        self.identity = nn.Parameter(torch.zeros(width)) if config.lone_node == "identity" else None
+        self.classifier = Affine(width, num_classes)
+        self._operator_kind = OPERATORS[config.operator]
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [B, C]; see `ldru_study.models`."""
+        dropout = self.dropout if self.training else 0.0
+        leaves = F.dropout(F.embedding(tokens, self._leaf_of_symbol()), dropout)
+        roots = tree_reduce(
+            leaves,
+            self._merge_weights(),
+            lengths=lengths,
+            lone_node=self.lone_node,
+            dropout=dropout,
+        )
+        logits: Tensor = self.classifier(roots)
+        return logits
+
+    @torch.inference_mode()
+    def associativity_defect(self, tokens: Tensor, lengths: Tensor) -> float | None:
+        """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)).
+
+        F is the operator with node FFN and norm; a, b, c are three neighbouring leaves. The mean
+        goes over all places in all strings, without dropout. 0 is an associative operator.
+
+        Returns:
+            A number in 0..2; None where no string has three tokens.
+        """
+        num_places = max(tokens.shape[1] - 2, 0)
+        is_real = torch.arange(num_places, device=tokens.device) < lengths[:, None] - 2
+        if not is_real.any():
+            return None
+        # the same three symbols give the same distance wherever they stand
+        triples = tokens.unfold(1, 3, 1)[is_real]
+        triples, counts = torch.unique(triples, dim=0, return_counts=True)
+        a, b, c = self._leaf_of_symbol()[triples].unbind(1)
+        weights = self._merge_weights()
+
+        def combine(left: Tensor, right: Tensor) -> Tensor:
+            return parent_states(torch.cat([left, right], dim=1), weights)
+
+        similarity = F.cosine_similarity(combine(combine(a, b), c), combine(a, combine(b, c)))
+        return float(1 - (similarity * counts).sum() / counts.sum())
+
+    def _leaf_of_symbol(self) -> Tensor:
+        """Return the leaf state of every symbol, [V, E]: a leaf depends on its symbol alone."""
+        x = self.leaf_norm(self.embedding.weight)
+        leaf: Tensor = x + feed_forward(x, FeedForward(**self.leaf_ffn))
+        return leaf
+
+    def _merge_weights(self) -> MergeWeights:
+        return MergeWeights(
+            operator=self._operator_kind(**self.operator),
+            node_ffn=FeedForward(**self.node_ffn),
+            node_norm=Norm(self.node_norm.weight, self.node_norm.bias),
+            identity=self.identity,
+        )
+
+
+def _operator(name: str, width: int) -> nn.ParameterDict:
+    weights = nn.ParameterDict()
+    for field, shape in shapes(OPERATORS[name], width).items():
+        if field in ("v_left", "v_right", "w_out"):
+            weights[field] = torch.eye(width)
+        elif len(shape) == 2:
+            weights[field] = variance_scaling(*shape, mode="fan_avg")
+        else:
+            weights[field] = torch.full(shape, float(field == "norm_weight"))
+    return weights
+
+
+def _feed_forward(width: int, *, node: bool = False) -> nn.ParameterDict:
+    weights = nn.ParameterDict()
+    for field, shape in shapes(FeedForward, width).items():
+        if len(shape) == 1:
+            weights[field] = torch.zeros(shape)
+        elif node:
+            weights[field] = variance_scaling(*shape, scale=0.02, mode="fan_avg")
+        else:
+            weights[field] = variance_scaling(*shape)
+    return weights

@@ -1,0 +1,55 @@
+"""From a model's configuration to its module with initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldru_study.models.constant import Constant
+from ldru_study.models.ldru import Ldru
+from ldru_study.models.recurrent import Lstm, Rnn
+from ldru_study.models.transformer import Transformer
+from ldru_study.spec.model import (
+    ConstantConfig,
+    LdruConfig,
+    LstmConfig,
+    ModelConfig,
+    RnnConfig,
+    TransformerConfig,
+)
+from ldru_study.spec.strict import Strict
+
+MODULES: dict[type[Strict], Callable[[Any, int, int], nn.Module]] = {
+    ConstantConfig: Constant,
+    LdruConfig: Ldru,
+    LstmConfig: Lstm,
+    RnnConfig: Rnn,
+    TransformerConfig: Transformer,
+}
+
+
+def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed: int) -> nn.Module:
+    """Return a model on the CPU; its call is described in `ldru_study.models`.
+
+    Args:
+        config: which model.
+        num_symbols: V, the size of the alphabet.
+        num_classes: C.
+        seed: decides every initial weight, in 0..2^64 - 1; torch's own generator stays as it is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return MODULES[type(config)](config, num_symbols, num_classes)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return how many numbers training can change."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def associativity_defect(model: nn.Module, tokens: Tensor, lengths: Tensor) -> float | None:
+    """Return `Ldru.associativity_defect`, or None for a model without an operator."""
+    return model.associativity_defect(tokens, lengths) if isinstance(model, Ldru) else None

@@ -1,0 +1,112 @@
+"""Signs of life of running attempts: small files that are renewed while a trial runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import psutil
+
+from ldru_study.errors import StoreError
+from ldru_study.results.store import Store
+
+RENEW_S = 5.0
+# a beat older than this is no sign of life; several renewals may be late on a busy machine
+STALE_S = 60.0
+_FOLDER = "heartbeats"
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a running attempt says of itself.
+
+    ``driver_pid`` is the process that ordered the work: when it is dead, so is the work.
+    ``at`` is in seconds since 1970.
+    """
+
+    trial_id: str
+    attempt_id: str
+    host: str
+    pid: int
+    driver_pid: int
+    step: int
+    steps: int
+    at: float
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the attempt still runs, as far as can be told from here."""
+        if time.time() - self.at > STALE_S:
+            return False
+        # on its own host a dead process is seen at once, without waiting for the beat to age
+        elsewhere = self.host != socket.gethostname()
+        return elsewhere or all(_runs(pid) for pid in (self.pid, self.driver_pid))
+
+
+@contextmanager
+def beating(
+    store: Store, trial_id: str, attempt_id: str, *, driver_pid: int, steps: int
+) -> Iterator[list[int]]:
+    """Renew an attempt's heartbeat until the block ends.
+
+    Yields:
+        A list whose one element is the step; the caller sets it as training goes on.
+    """
+    step = [0]
+    name = f"{_FOLDER}/{attempt_id}.json"
+    beat = Heartbeat(
+        trial_id, attempt_id, socket.gethostname(), os.getpid(), driver_pid, 0, steps, 0
+    )
+    over = threading.Event()
+
+    def renew() -> None:
+        while True:
+            now = replace(beat, step=step[0], at=time.time())
+            try:
+                store.files.write(name, json.dumps(asdict(now)).encode())
+            except StoreError:
+                # a missed beat only makes this attempt look older; its rows are what counts
+                pass
+            if over.wait(RENEW_S):
+                return
+
+    thread = threading.Thread(target=renew, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield step
+    finally:
+        over.set()
+        thread.join()
+        store.files.delete(name)
+
+
+def read_heartbeats(store: Store) -> list[Heartbeat]:
+    """Return the newest beat of every attempt that has one, alive or not."""
+    beats = []
+    for entry in store.files.list(_FOLDER):
+        try:
+            beats.append(Heartbeat(**json.loads(store.files.read(entry.name))))
+        except (FileNotFoundError, ValueError, TypeError):
+            # ended between listing and reading, or written by another version
+            continue
+    return beats
+
+
+def forget_dead(store: Store) -> None:
+    """Delete the heartbeats of attempts that are over."""
+    for beat in read_heartbeats(store):
+        if not beat.is_alive:
+            store.files.delete(f"{_FOLDER}/{beat.attempt_id}.json")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,75 @@
+"""The columns of every table in the store; a name here is a name in YAML and in SQL."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# raise when a column changes its meaning; readers refuse files from a later version
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"ldru_study.schema_version"
+
+_KEYS = [("trial_id", pa.string()), ("attempt_id", pa.string())]
+_TIME = pa.timestamp("us", tz="UTC")
+
+# one row: one trial at one test length
+EVALUATIONS = pa.schema(
+    [
+        *_KEYS,
+        ("length", pa.int64()),
+        ("multiple", pa.float64()),
+        ("num_correct", pa.int64()),
+        ("num_total", pa.int64()),
+        ("chance", pa.float64()),
+        ("loss", pa.float64()),
+        ("eval_seed", pa.int64()),
+        ("seconds", pa.float64()),
+        ("committed_at", _TIME),
+    ]
+)
+# one row: one trial at one training step, steps spaced logarithmically
+METRICS = pa.schema(
+    [
+        *_KEYS,
+        ("step", pa.int64()),
+        ("train_loss", pa.float64()),
+        ("validation_loss", pa.float64()),
+        ("validation_num_correct", pa.int64()),
+        ("validation_num_total", pa.int64()),
+        ("learning_rate", pa.float64()),
+        ("gradient_norm", pa.float64()),
+        ("associativity_defect", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+# one row: the start or the end of one attempt at one trial
+ATTEMPTS = pa.schema(
+    [
+        *_KEYS,
+        ("study", pa.string()),
+        ("event", pa.string()),
+        ("state", pa.string()),
+        ("cause", pa.string()),
+        ("message", pa.string()),
+        ("traceback", pa.string()),
+        ("step", pa.int64()),
+        ("seconds", pa.float64()),
+        ("host", pa.string()),
+        ("pid", pa.int64()),
+        ("at", _TIME),
+        ("config", pa.string()),
+        ("versions", pa.string()),
+    ]
+)
+TABLES = {"attempts": ATTEMPTS, "evaluations": EVALUATIONS, "metrics": METRICS}
+
+
+def versioned(schema: pa.Schema) -> pa.Schema:
+    """Return ``schema`` with the schema version that every file carries."""
+    return schema.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def version_of(schema: pa.Schema) -> int | None:
+    """Return the schema version that a file carries; None for a foreign file."""
+    metadata = schema.metadata or {}
+    text = metadata.get(_VERSION_KEY, b"").decode(errors="replace")
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,158 @@
+"""The store: the only truth about what was asked, tried, trained and counted.
+
+Parquet files are written once, each under a name of its own; a reader keeps, for every trial and
+question, the row of the newest committed attempt. Nothing else is needed for exactly-once results.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ldru_study.errors import NotFoundError, StoreError, did_you_mean
+from ldru_study.results.files import FileRoot
+from ldru_study.results.schema import SCHEMA_VERSION, TABLES, version_of, versioned
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of the store that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Store:
+    """One store, local or on an object store; see the module for its rules.
+
+    Args:
+        uri: a folder or any URI that pyarrow knows.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.files = FileRoot(uri)
+
+    @property
+    def uri(self) -> str:
+        """The store's absolute address, good on every worker that sees it."""
+        return self.files.uri
+
+    def commit(self, table: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows to one new file of ``table``; all of them become visible at once.
+
+        Args:
+            table: ``attempts``, ``evaluations`` or ``metrics``.
+            name: the file's name without ending; carries trial and attempt.
+            rows: mappings with exactly the columns of the table; None for unknown values.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        schema = versioned(TABLES[table])
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
+        self.files.write(f"{table}/{name}.parquet", sink.getvalue().to_pybytes())
+
+    def read(self, table: str) -> tuple[pa.Table, list[Damage]]:
+        """Return all rows of ``table``, and the files that had to be left out."""
+        entries = self.files.list(table)
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(lambda entry: self._read_file(table, entry.name), entries))
+        tables = [item for item in found if isinstance(item, pa.Table)]
+        damage = [item for item in found if isinstance(item, Damage)]
+        return pa.concat_tables([TABLES[table].empty_table(), *tables]), damage
+
+    def _read_file(self, table: str, name: str) -> pa.Table | Damage:
+        schema = TABLES[table]
+        if not name.endswith(".parquet"):
+            return Damage(name, "is no Parquet file of this store. Move it elsewhere.")
+        try:
+            found = pq.read_table(pa.BufferReader(self.files.read(name)))
+            version = version_of(found.schema)
+            if version is None:
+                return Damage(name, "was not written by ldru-study. Move it elsewhere.")
+            if version > SCHEMA_VERSION:
+                return Damage(
+                    name, f"has schema version {version}, newer than {SCHEMA_VERSION}. Upgrade."
+                )
+            # columns by name: a file from an older version lacks some, which read as null
+            columns = [
+                found.column(field.name).cast(field.type)
+                if field.name in found.column_names
+                else pa.nulls(len(found), field.type)
+                for field in schema
+            ]
+            return pa.Table.from_arrays(columns, schema=schema)
+        except (pa.ArrowException, OSError, StoreError) as error:
+            first_line = str(error).splitlines()[0]
+            return Damage(name, f"is damaged ({first_line}). Delete it; `submit` fills the gap.")
+
+    # what was asked
+
+    def save_study(self, study: str, files: Mapping[str, bytes]) -> None:
+        """Write a study's ``spec.yaml``, ``resolved.json`` and ``provenance.json``."""
+        for name, data in files.items():
+            self.files.write(f"studies/{study}/{name}", data)
+
+    def studies(self) -> list[str]:
+        """Return the names of all studies, sorted."""
+        entries = self.files.list("studies", recursive=True)
+        return sorted(
+            entry.name.split("/")[1] for entry in entries if entry.name.endswith("/resolved.json")
+        )
+
+    def study(self, name: str) -> dict[str, Any]:
+        """Return a study's resolved form.
+
+        Raises:
+            NotFoundError: the store holds no such study; the message suggests one.
+            StoreError: its file is damaged.
+        """
+        return self._study_json(name, "resolved.json")
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Return what is known of a study's submissions; see `study` for what is raised."""
+        return self._study_json(name, "provenance.json")
+
+    def spec_text(self, name: str) -> str:
+        """Return the YAML text of a study as it was given; see `study` for what is raised."""
+        return self._study_file(name, "spec.yaml").decode()
+
+    def _study_json(self, study: str, name: str) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(self._study_file(study, name))
+        except ValueError as error:
+            raise StoreError(
+                f"{self.uri}/studies/{study}/{name}: is damaged ({error}). Submit the study again."
+            ) from error
+        return content
+
+    def _study_file(self, study: str, name: str) -> bytes:
+        try:
+            return self.files.read(f"studies/{study}/{name}")
+        except FileNotFoundError:
+            known = self.studies()
+            held = f"It holds: {', '.join(known)}." if known else "It holds none yet."
+            raise NotFoundError(
+                f"store {self.uri}: no study is called '{study}'. "
+                + " ".join(part for part in (did_you_mean(study, known), held) if part)
+            ) from None
+
+
+def new_attempt_id() -> str:
+    """Return an id that sorts by time and that no other attempt has."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"

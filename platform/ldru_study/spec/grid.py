@@ -1,0 +1,227 @@
+"""From the axes of a grid to its cells: overlay every combination on the base and validate it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from ldru_study.errors import unknown_name
+from ldru_study.spec.model import HEADLINE_FIELDS
+from ldru_study.spec.paths import Place, describe, get_place, parse_place, set_place
+from ldru_study.spec.problems import problems_of
+from ldru_study.spec.trial import TrainConfig, TrialConfig
+
+Rule = tuple[Mapping[str, Any], Mapping[str, Any]]
+Problem = tuple[Place, str]
+
+_ROOTS = ("task", "sampling", "model", "train")
+MAX_CELLS = 100_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    ``key`` names it within its study, ``axes`` maps what varies over the grid to the value shown,
+    ``config`` is its trial with seed 0.
+    """
+
+    key: str
+    axes: Mapping[str, str]
+    config: TrialConfig
+
+    def trial(self, seed: int) -> TrialConfig:
+        """Return the cell's trial with this seed."""
+        return self.config.model_copy(update={"seed": seed})
+
+
+def expand(
+    base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], rules: Sequence[Rule]
+) -> tuple[tuple[Cell, ...], list[Problem]]:
+    """Return the cells that ``grid`` spans over ``base``, and every problem found on the way.
+
+    Args:
+        base: the trial's fields that hold in every cell.
+        grid: dotted path -> values; a shorter path is laid before a longer one.
+        rules: (when, set) pairs of dotted paths, applied in order to the cells that match.
+    """
+    problems = _axis_problems(base, grid)
+    if problems:
+        return (), problems
+    axes = sorted(grid, key=lambda axis: axis.count("."))
+    found: dict[Problem, None] = {}
+    matched = [False] * len(rules)
+    configs: list[tuple[tuple[int, ...], TrialConfig]] = []
+    for choice in itertools.product(*(range(len(grid[axis])) for axis in axes)):
+        raw: dict[str, Any] = dict(base)
+        origin: dict[Place, Place] = {}
+        for axis, number in zip(axes, choice, strict=True):
+            raw = _overlay(raw, axis, grid[axis][number], ("grid", axis, number), origin, found)
+        config = _validated(raw, origin, found)
+        if config is None:
+            continue
+        full = config.model_dump(mode="python")
+        for number, (when, to_set) in enumerate(rules):
+            if not _matches(full, when, ("overrides", number, "when"), found):
+                continue
+            matched[number] = True
+            for path, value in to_set.items():
+                place: Place = ("overrides", number, "set", path)
+                raw = _overlay(raw, path, value, place, origin, found)
+        config = _validated(raw, origin, found)
+        if config is not None:
+            configs.append((choice, config))
+    for number, was_matched in enumerate(matched):
+        if not was_matched and not found:
+            found[("overrides", number, "when"), "matches no cell of the grid. Mend or drop it."] = None
+    cells = _named(axes, grid, configs, found)
+    return cells, list(found)
+
+
+def _axis_problems(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[Problem]:
+    problems: list[Problem] = []
+    size = 1
+    for axis, values in grid.items():
+        size *= len(values)
+        if axis == "seed" or axis == "seeds":
+            problems.append((("grid", axis), "seeds are no axis. Use the field 'seeds'."))
+        elif axis.split(".")[0] not in _ROOTS:
+            problems.append((("grid", axis), unknown_name("axis", axis, list(_ROOTS))))
+        if not values:
+            problems.append((("grid", axis), "is an empty list. Give at least one value."))
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                first = values.index(value)
+                text = f"repeats grid.{axis}[{first}]. Keep one."
+                problems.append((("grid", axis, number), text))
+    if size > MAX_CELLS:
+        text = f"spans {size} cells; {MAX_CELLS} is the most. Split the study."
+        problems.append((("grid",), text))
+    for field in ("task", "model"):
+        if field not in base and field not in grid and not _covered(field, grid):
+            text = f"no {field} is given. Add '{field}:' or an axis 'grid.{field}'."
+            problems.append(((), text))
+    return problems
+
+
+def _covered(field: str, grid: Mapping[str, Sequence[Any]]) -> bool:
+    return any(axis.startswith(f"{field}.") for axis in grid)
+
+
+def _overlay(
+    raw: dict[str, Any],
+    path: str,
+    value: Any,
+    source: Place,
+    origin: dict[Place, Place],
+    found: dict[Problem, None],
+) -> dict[str, Any]:
+    try:
+        place = parse_place(path)
+        if place[0] not in _ROOTS:
+            raise ValueError(unknown_name("field of a trial", str(place[0]), list(_ROOTS)))
+        laid: dict[str, Any] = set_place(raw, place, value)
+    except ValueError as error:
+        found[source, f"{error}" if str(error).endswith(".") else f"{error}."] = None
+        return raw
+    origin[place] = source
+    return laid
+
+
+def _validated(
+    raw: Mapping[str, Any], origin: Mapping[Place, Place], found: dict[Problem, None]
+) -> TrialConfig | None:
+    try:
+        return TrialConfig.model_validate(raw)
+    except ValidationError as error:
+        for place, text in problems_of(error, TrialConfig):
+            # say where in the file the value came from, not where in the trial it was laid
+            laid = next((n for n in range(len(place), 0, -1) if place[:n] in origin), 0)
+            shown = (*origin[place[:laid]], *place[laid:]) if laid else place
+            found[shown, text] = None
+        return None
+
+
+def _matches(
+    full: Mapping[str, Any], when: Mapping[str, Any], source: Place, found: dict[Problem, None]
+) -> bool:
+    for path, wanted in when.items():
+        try:
+            value = get_place(full, parse_place(path))
+        except LookupError:
+            if path.split(".")[0] not in _ROOTS or _unknown_in_train(path):
+                found[(*source, path), "no field of a trial has this path."] = None
+            # a field of another kind of model: this cell has none of that name
+            return False
+        except ValueError as error:
+            found[(*source, path), f"{error}."] = None
+            return False
+        if value != wanted and not (isinstance(wanted, list) and value in wanted):
+            return False
+    return True
+
+
+def _unknown_in_train(path: str) -> bool:
+    root, _, field = path.partition(".")
+    return root == "train" and field not in TrainConfig.model_fields
+
+
+def _named(
+    axes: Sequence[str],
+    grid: Mapping[str, Sequence[Any]],
+    configs: Sequence[tuple[tuple[int, ...], TrialConfig]],
+    found: dict[Problem, None],
+) -> tuple[Cell, ...]:
+    varying = _varying_fields([config for _, config in configs], axes)
+    seen: dict[str, str] = {}
+    cells = []
+    for choice, config in configs:
+        shown = {"task": config.task, "model": _model_label(config, varying)}
+        for axis, number in zip(axes, choice, strict=True):
+            if axis not in shown and len(grid[axis]) > 1:
+                shown[axis] = _show(grid[axis][number])
+        key = "/".join(
+            value if axis in ("task", "model") else f"{axis}={value}"
+            for axis, value in shown.items()
+        )
+        if config.trial_id in seen:
+            text = f"the cells {seen[config.trial_id]} and {key} are the same trial. Drop one."
+            found[("grid",), text] = None
+        seen[config.trial_id] = key
+        cells.append(Cell(key, shown, config))
+    return tuple(cells)
+
+
+def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict[str, list[str]]:
+    """Return, for each kind of model, the fields that its label must show."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for config in configs:
+        for field, value in config.model.model_dump().items():
+            of_kind = values.setdefault(config.model.kind, {})
+            of_kind.setdefault(field, set()).add(repr(value))
+    return {
+        kind: [
+            field
+            for field, seen in fields.items()
+            if field == HEADLINE_FIELDS.get(kind)
+            or (len(seen) > 1 and f"model.{field}" not in axes)
+        ]
+        for kind, fields in values.items()
+    }
+
+
+def _model_label(config: TrialConfig, varying: Mapping[str, Sequence[str]]) -> str:
+    kind = config.model.kind
+    parts = []
+    for field in varying[kind]:
+        value = getattr(config.model, field)
+        parts.append(f"{value}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={value}")
+    return f"{kind}({', '.join(parts)})" if parts else kind
+
+
+def _show(value: Any) -> str:
+    return describe(value) if isinstance(value, (dict, list)) else str(value)

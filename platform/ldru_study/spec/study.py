@@ -1,0 +1,203 @@
+"""A study file as data: its fields, its grid and the cells that they span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from ldru_study.errors import SpecError
+from ldru_study.spec.grid import Cell, expand
+from ldru_study.spec.paths import Place, describe, format_place, parse_place, set_place
+from ldru_study.spec.problems import problems_of
+from ldru_study.spec.strict import Strict
+from ldru_study.spec.trial import Count, Positive
+from ldru_study.spec.yaml_file import YamlFile, parse_scalar, read_yaml
+
+
+def _as_seeds(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, list, tuple)):
+        raise ValueError(
+            f"wants a number of seeds or a list of them such as [0, 1, 2], found {describe(value)}"
+        )
+    if isinstance(value, int):
+        if not 1 <= value <= 100_000:
+            raise ValueError(f"wants at least 1 and at most 100000 seeds, found {value}")
+        return tuple(range(value))
+    if repeated := sorted({seed for seed in value if value.count(seed) > 1}, key=str):
+        raise ValueError(f"repeats {', '.join(map(str, repeated))}. Give each seed once")
+    return tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class EvaluateConfig(Strict):
+    """What is asked of a trained model; decides no weights, so it can change at any time."""
+
+    multiples: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] = Field(
+        (1, 1.5, 2, 3, 4, 6, 8, 12.5, 25, 50, 100),
+        description="test lengths as multiples of train.max_length",
+    )
+    lengths: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="further test lengths in tokens"
+    )
+    strings: Count = Field(1024, description="strings per test length")
+    seed: Seed = Field(0, description="of the test strings; every model sees the same ones")
+    validation_strings: Count = Field(512, description="in-distribution strings, at log steps")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not self.multiples and not self.lengths:
+            raise ValueError("multiples and lengths are both empty: nothing would be evaluated")
+        return self
+
+
+class ResourcesConfig(Strict):
+    """What one trial takes of the machine; fractions share a device."""
+
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0
+
+
+class AnalysisConfig(Strict):
+    """Where the verdicts draw their lines; see the report for what each means."""
+
+    sharp_ratio: Annotated[float, Field(gt=1)] = Field(
+        2.0, description="a failure is sharp when accuracy falls within this ratio of multiples"
+    )
+    learned_level: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.9, description="accuracy in distribution below which a seed never learned the task"
+    )
+    near_perfect: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.99, description="accuracy that the claim at 2x and 3x asks for"
+    )
+
+
+class Override(Strict):
+    """Settings for the cells that match: ``when`` a field has a value, ``set`` others."""
+
+    when: Annotated[dict[str, Any], Field(min_length=1)]
+    set: Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class StudyFile(Strict):
+    """Every field of a study file. The trial's own fields are validated cell by cell."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    question: str = Field("", description="what the study asks, in one sentence")
+    grid: dict[str, list[Any]] = Field(
+        default_factory=dict, description="axes; every combination of values is a cell"
+    )
+    task: Any = None
+    sampling: Any = None
+    model: Any = None
+    train: dict[str, Any] = Field(default_factory=dict)
+    overrides: tuple[Override, ...] = Field((), strict=False)
+    seeds: Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), Field(min_length=1)] = (0,)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        2, description="further attempts after a worker died"
+    )
+    checkpoint_every_s: Positive = Field(20, description="seconds between checkpoints of a trial")
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A valid study: the file's fields, the cells of its grid, and the text that was given.
+
+    ``changes`` are the ``--set`` arguments that were applied to the text.
+    """
+
+    file: StudyFile
+    cells: tuple[Cell, ...]
+    text: str
+    changes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is also its folder in the store."""
+        return self.file.name
+
+
+def load_study(path: Path, changes: Sequence[str] = ()) -> StudySpec:
+    """Read, change and validate a study file.
+
+    Args:
+        path: a YAML file.
+        changes: ``place=value`` settings applied before validation, values in YAML.
+
+    Raises:
+        NotFoundError: there is no such file.
+        SpecError: every problem of the file and of the changes, in one error.
+    """
+    file = read_yaml(path)
+    content, problems = _changed(file.content, changes)
+    if problems:
+        raise SpecError(file.source, problems)
+    return validate_study(content, file, tuple(changes))
+
+
+def validate_study(
+    content: dict[str, Any], file: YamlFile, changes: tuple[str, ...] = ()
+) -> StudySpec:
+    """Validate a study's content; see `load_study` for what is raised."""
+    found: list[tuple[Place, str]] = []
+    frame = None
+    try:
+        frame = StudyFile.model_validate(content)
+    except ValidationError as error:
+        found += problems_of(error, StudyFile)
+    bad = {place[0] for place, _ in found if place}
+    cells: tuple[Cell, ...] = ()
+    # the cells can be judged as long as the fields that span them have the right types
+    if not bad & {"grid", "train", "overrides"}:
+        usable = frame or StudyFile.model_validate(
+            {"name": "unnamed"}
+            | {key: content[key] for key in _SPANNING if key in content}
+        )
+        cells, problems = expand(
+            {key: value for key in _BASE if (value := getattr(usable, key)) is not None},
+            usable.grid,
+            [(rule.when, rule.set) for rule in usable.overrides],
+        )
+        found += problems
+    if found or frame is None:
+        raise SpecError(file.source, [_line(place, text, file) for place, text in found])
+    return StudySpec(frame, cells, file.text, changes)
+
+
+_BASE = ("task", "sampling", "model", "train")
+_SPANNING = (*_BASE, "grid", "overrides")
+
+
+def _line(place: Place, text: str, file: YamlFile) -> str:
+    known = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in file.lines), None)
+    where = format_place(place) or "the file"
+    return f"{where} (line {file.lines[known]}): {text}" if known else f"{where}: {text}"
+
+
+def _changed(content: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    problems = []
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            problems.append(f"--set {change}: no '='. Write --set place=value.")
+            continue
+        try:
+            content = set_place(content, parse_place(key.strip()), parse_scalar(value))
+        except yaml.YAMLError:
+            problems.append(f"--set {change}: {value!r} is not YAML. Quote the whole argument.")
+        except ValueError as error:
+            problems.append(f"--set {change}: {error}.")
+    return content, problems

@@ -1,0 +1,97 @@
+"""Strings for training, validation and evaluation: pure functions of the trial and the position.
+
+Shapes: B batch, T tokens. All models with the same seed see the same strings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ldru_study.spec.trial import TrialConfig
+from ldru_study.tasks.registry import find_task
+from ldru_study.tasks.sampling import BalancedSampler
+from ldru_study.tasks.streams import random_stream
+
+# strings of one evaluation length are drawn in blocks of at most this many tokens, so that a
+# length of a million fits in memory; the block size is part of what the strings are
+_BLOCK_TOKENS = 2**24
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Strings with their labels.
+
+    ``tokens`` int64 [B, T], zero beyond a string's length; ``lengths`` int64 [B], >= 1;
+    ``labels`` int64 [B].
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return Batch(self.tokens.to(device), self.lengths.to(device), self.labels.to(device))
+
+
+@lru_cache(maxsize=64)
+def sampler_of(task: str) -> BalancedSampler:
+    """Return the (shared) sampler of a task."""
+    return BalancedSampler(find_task(task).automaton)
+
+
+@lru_cache(maxsize=64)
+def _training_lengths(task: str, low: int, high: int) -> npt.NDArray[np.int64]:
+    return sampler_of(task).covered_lengths(low, high)
+
+
+def training_batch(config: TrialConfig, step: int) -> Batch:
+    """Return the batch of optimiser step ``step``, counted from 0.
+
+    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths and shared
+    out evenly over the ``batch_size`` strings.
+    """
+    train = config.train
+    rng = random_stream(config.seed, f"data/{config.task}/{config.sampling}", step)
+    usable = _training_lengths(config.task, train.min_length, train.max_length)
+    drawn = rng.choice(usable, train.lengths_per_batch)
+    lengths = np.repeat(drawn, train.batch_size // train.lengths_per_batch)
+    return _draw(config.task, lengths, rng)
+
+
+def validation_batch(config: TrialConfig, num_strings: int) -> Batch:
+    """Return in-distribution strings that training does not draw, lengths uniform."""
+    train = config.train
+    rng = random_stream(config.seed, f"validation/{config.task}/{config.sampling}")
+    usable = _training_lengths(config.task, train.min_length, train.max_length)
+    return _draw(config.task, rng.choice(usable, num_strings), rng)
+
+
+def evaluation_block_size(length: int, num_strings: int) -> int:
+    """Return how many strings of ``length`` are drawn at once."""
+    return max(1, min(num_strings, _BLOCK_TOKENS // length))
+
+
+def evaluation_block(
+    config: TrialConfig, length: int, eval_seed: int, block: int, size: int
+) -> Batch:
+    """Return strings number ``block * size`` to ``(block + 1) * size`` of one test length."""
+    rng = random_stream(
+        config.seed, f"evaluation/{config.task}/{config.sampling}", eval_seed, length, block
+    )
+    return _draw(config.task, np.full(size, length, dtype=np.int64), rng)
+
+
+def _draw(task: str, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    tokens, labels = sampler_of(task).sample(lengths, rng)
+    return Batch(
+        torch.from_numpy(tokens.astype(np.int64)),
+        torch.from_numpy(lengths.astype(np.int64)),
+        torch.from_numpy(labels.astype(np.int64)),
+    )

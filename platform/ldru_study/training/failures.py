@@ -1,0 +1,31 @@
+"""Why a trial failed, by cause: each cause asks for another answer."""
+
+from __future__ import annotations
+
+import torch
+
+OUT_OF_MEMORY = "out_of_memory"
+DIVERGED = "diverged"
+WORKER_DIED = "worker_died"
+BUG = "bug"
+
+# the CPU allocator and the operating system raise plain errors; only their words tell
+_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory")
+
+
+class DivergedError(Exception):
+    """Training reached a loss or gradient that is not a finite number."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the cause under which a failed attempt is recorded."""
+    if isinstance(error, DivergedError):
+        return DIVERGED
+    return OUT_OF_MEMORY if is_out_of_memory(error) else BUG

@@ -1,0 +1,45 @@
+"""Optimisers and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ldru_study.spec.trial import TrainConfig
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW, or its AMSGrad variant, over every parameter of ``model``.
+
+    Source: Loshchilov & Hutter 2019 (AdamW); Reddi et al. 2018 (AMSGrad).
+    """
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=train.learning_rate,
+        weight_decay=train.weight_decay,
+        amsgrad=train.optimizer == "amsgrad",
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, train: TrainConfig) -> float:
+    """Return the learning rate of optimiser step ``step``, counted from 0.
+
+    It rises linearly over the first ``warmup`` share of the steps and reaches the peak at their
+    end; then it stays (``constant``) or falls along half a cosine to zero (``cosine``).
+    """
+    num_warmup = round(train.warmup * train.steps)
+    if step < num_warmup:
+        return train.learning_rate * (step + 1) / num_warmup
+    if train.schedule == "constant":
+        return train.learning_rate
+    done = (step - num_warmup) / max(1, train.steps - num_warmup)
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,233 @@
+"""The public op against its definition: outputs, every gradient, arguments."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ldru_kernels
+from ldru_kernels import (
+    LONE_NODE_RULES,
+    OPERATORS,
+    FeedForward,
+    MergeWeights,
+    Norm,
+    parent_states,
+    reference,
+    shapes,
+    tree_reduce,
+)
+
+LENGTHS = [33, 1, 2, 3, 7, 33, 4]
+
+
+def random_weights(operator, width, lone_node="zero_left", dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(*shape):
+        values = torch.randn(shape, generator=generator, dtype=dtype)
+        return (values / shape[0] ** 0.5).requires_grad_()
+
+    def group(kind):
+        return kind(**{name: draw(*shape) for name, shape in shapes(kind, width).items()})
+
+    identity = draw(width) if lone_node == "identity" else None
+    return MergeWeights(group(OPERATORS[operator]), group(FeedForward), group(Norm), identity)
+
+
+def random_leaves(*shape, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+
+
+def tensors(leaves, weights):
+    groups = (weights.operator, weights.node_ffn, weights.node_norm)
+    named = {"leaves": leaves} | {
+        f"{type(group).__name__}.{name}": tensor
+        for group in groups
+        for name, tensor in group._asdict().items()
+    }
+    return named if weights.identity is None else named | {"identity": weights.identity}
+
+
+def root_and_gradients(op, leaves, weights, **arguments):
+    roots = op(leaves, weights, **arguments)
+    named = tensors(leaves, weights)
+    direction = random_leaves(*roots.shape, dtype=roots.dtype).detach()
+    gradients = torch.autograd.grad((roots * direction).sum(), list(named.values()))
+    return {"roots": roots.detach()} | dict(zip(named, gradients, strict=True))
+
+
+@pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_roots_and_every_gradient_agree_with_the_reference(operator, lone_node):
+    weights = random_weights(operator, 4, lone_node)
+    leaves = random_leaves(len(LENGTHS), 33, 4)
+    arguments = {"lengths": torch.tensor(LENGTHS), "lone_node": lone_node}
+    found = root_and_gradients(tree_reduce, leaves, weights, **arguments)
+    wanted = root_and_gradients(reference.tree_reduce, leaves, weights, **arguments)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-9, msg=name)
+        assert wanted[name].abs().sum() > 0
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 7, 33, 127])
+def test_float32_agrees_with_the_float64_reference(num_tokens):
+    exact = random_weights("mlp", 8)
+    leaves = random_leaves(2, num_tokens, 8)
+    rounded = MergeWeights(
+        *(
+            type(group)(*(tensor.detach().float() for tensor in group))
+            for group in (exact.operator, exact.node_ffn, exact.node_norm)
+        )
+    )
+    wanted = reference.tree_reduce(leaves, exact).float()
+    torch.testing.assert_close(tree_reduce(leaves.float(), rounded), wanted, rtol=2e-4, atol=2e-4)
+
+
+def test_gradients_agree_with_finite_differences():
+    weights = random_weights("grc", 2)
+    leaves = random_leaves(2, 5, 2)
+    lengths = torch.tensor([5, 3])
+    assert torch.autograd.gradcheck(
+        lambda leaves: tree_reduce(leaves, weights, lengths=lengths), (leaves,)
+    )
+
+
+def test_leaves_beyond_the_length_are_not_read():
+    weights = random_weights("mlp", 4)
+    leaves = random_leaves(len(LENGTHS), 33, 4)
+    lengths = torch.tensor(LENGTHS)
+    beyond = torch.arange(33) >= lengths[:, None]
+    poisoned = leaves.detach().masked_fill(beyond[..., None], torch.nan).requires_grad_()
+    found = root_and_gradients(tree_reduce, poisoned, weights, lengths=lengths)
+    wanted = root_and_gradients(tree_reduce, leaves, weights, lengths=lengths)
+    for name in wanted:
+        assert torch.equal(found[name], wanted[name]), name
+    assert (found["leaves"][beyond] == 0).all()
+
+
+def test_repetition_is_identical_to_the_bit():
+    weights = random_weights("mlp", 16, dtype=torch.float32)
+    leaves = random_leaves(32, 40, 16, dtype=torch.float32)
+    first = root_and_gradients(tree_reduce, leaves, weights)
+    second = root_and_gradients(tree_reduce, leaves, weights)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
+    weights = random_weights("mlp", 4)
+    leaves = random_leaves(3, 50, 4)
+    whole = root_and_gradients(tree_reduce, leaves, weights)
+    monkeypatch.setattr(sys.modules["ldru_kernels.tree_reduce"], "_CPU_BLOCK", 7 * 8)
+    blocks = root_and_gradients(tree_reduce, leaves, weights)
+    for name in whole:
+        torch.testing.assert_close(blocks[name], whole[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_a_plan_made_in_inference_mode_serves_training():
+    weights = random_weights("mlp", 4)
+    leaves = random_leaves(2, 19, 4)
+    with torch.inference_mode():
+        before = tree_reduce(leaves, weights)
+    roots = tree_reduce(leaves, weights)
+    roots.sum().backward()
+    assert torch.equal(before, roots)
+
+
+def test_one_token_is_its_own_root():
+    leaves = random_leaves(3, 1, 4)
+    assert torch.equal(tree_reduce(leaves, random_weights("mlp", 4), dropout=0.5), leaves[:, 0])
+
+
+def test_dropout_zeroes_or_scales_parents():
+    weights = random_weights("mlp", 8)
+    leaves = random_leaves(200, 2, 8)
+    kept = tree_reduce(leaves, weights)
+    torch.manual_seed(0)
+    dropped = tree_reduce(leaves, weights, dropout=0.25)
+    is_zero = dropped == 0
+    torch.testing.assert_close(dropped[~is_zero], kept[~is_zero] / 0.75)
+    assert 0.2 < is_zero.double().mean() < 0.3
+    torch.manual_seed(0)
+    assert torch.equal(tree_reduce(leaves, weights, dropout=0.25), dropped)
+
+
+def test_a_carried_node_is_not_dropped():
+    # the parent of a carried leaf is the only merge above it
+    weights = random_weights("linear", 4)
+    leaves = random_leaves(500, 3, 4)
+    torch.manual_seed(0)
+    mean = tree_reduce(leaves, weights, lone_node="carry", dropout=0.5).mean()
+    torch.manual_seed(0)
+    first = parent_states(leaves[:, :2].flatten(1), weights, 0.5)
+    second = parent_states(torch.cat([first, leaves[:, 2]], dim=1), weights, 0.5)
+    torch.testing.assert_close(mean, second.mean())
+
+
+def test_bfloat16_in_bfloat16_out():
+    weights = random_weights("mlp", 4, dtype=torch.bfloat16)
+    roots = tree_reduce(random_leaves(2, 5, 4, dtype=torch.bfloat16), weights)
+    assert roots.dtype == torch.bfloat16
+    assert torch.isfinite(roots).all()
+
+
+def replaced(group, **changes):
+    return random_weights("mlp", 4)._replace(
+        **{group: getattr(random_weights("mlp", 4), group)._replace(**changes)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("leaves", "weights", "arguments", "message"),
+    [
+        (torch.ones(2, 4), None, {}, r"leaves: shape \[2, 4\], torch.float32; need floating point"),
+        (torch.ones(2, 3, 4, dtype=torch.int64), None, {}, r"leaves: .*torch.int64; need floating"),
+        (torch.ones(2, 0, 4), None, {}, r"leaves: shape \[2, 0, 4\].*no empty side"),
+        (torch.ones(2, 3, 4), None, {}, r"weights.operator.w1: dtype torch.float64, but leaves"),
+        (None, replaced("operator", b2=torch.ones(5)), {}, r"weights.operator.b2: shape \(5,\)"),
+        (
+            None,
+            replaced("node_ffn", w2=torch.ones(16, 4, dtype=torch.float64, device="meta")),
+            {},
+            r"weights.node_ffn.w2: device meta, but leaves .* need cpu",
+        ),
+        (
+            None,
+            random_weights("mlp", 4)._replace(operator=(1, 2)),
+            {},
+            r"weights.operator: tuple is no operator. Known: ElementwiseSum, GatedSum,",
+        ),
+        (None, None, {"lone_node": "zero"}, r"lone_node: no rule is called 'zero'. Known: carry,"),
+        (None, None, {"lone_node": "identity"}, r"lone_node 'identity' with no identity element"),
+        (
+            None,
+            random_weights("mlp", 4, "identity"),
+            {"lone_node": "carry"},
+            r"lone_node 'carry' with an identity element",
+        ),
+        (None, None, {"dropout": 1.0}, r"dropout: 1.0 is not in \[0, 1\)"),
+        (None, None, {"lengths": torch.tensor([3])}, r"lengths: shape \[1\], .* need int64 \[2\]"),
+        (None, None, {"lengths": torch.tensor([3.0, 1.0])}, r"lengths: .*torch.float32; need int"),
+        (None, None, {"lengths": torch.tensor([3, 0])}, r"lengths: from 0 to 3; leaves hold 1 to"),
+        (None, None, {"lengths": torch.tensor([4, 1])}, r"lengths: from 1 to 4; .* 1 to 3 tokens"),
+    ],
+)
+def test_wrong_arguments_are_named(leaves, weights, arguments, message):
+    leaves = torch.ones(2, 3, 4, dtype=torch.float64) if leaves is None else leaves
+    with pytest.raises(ValueError, match=message):
+        tree_reduce(leaves, weights or random_weights("mlp", 4), **arguments)
+
+
+def test_the_package_needs_torch_only():
+    names = set()
+    for file in Path(ldru_kernels.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                names.add(node.module.split(".")[0])
+    assert names - set(sys.stdlib_module_names) == {"torch", "ldru_kernels"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ldru_study.cli.group import StudyGroup, json_option, print_json, print_table
@@ -90,7 +92,7 @@ def list_models(as_json: bool) -> None:
     """
     from ldru_study.spec.model import MODEL_CONFIGS
 
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "kind": kind,
             "summary": (config.__doc__ or "").split("\n")[0],
@@ -106,7 +108,7 @@ def list_models(as_json: bool) -> None:
     rows = [
         (
             model["kind"],
-            ", ".join(f"{name}: {value}" for name, value in dict(model["fields"]).items()),  # type: ignore[call-overload]
+            ", ".join(f"{name}: {value}" for name, value in model["fields"].items()),
             model["summary"],
         )
         for model in found

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from ldru_study.cli.group import json_option, print_json, print_table, say, spec_argument, store_option
+from ldru_study.cli.group import (
+    json_option,
+    print_json,
+    print_table,
+    say,
+    spec_argument,
+    store_option,
+)
 
 
 @click.command()

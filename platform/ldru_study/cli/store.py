@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ from ldru_study.cli.group import (
     store_option,
     warn_damage,
 )
+
+if TYPE_CHECKING:
+    from ldru_study.results.query import Database
 
 
 @click.command("list")
@@ -62,7 +66,6 @@ def status(study: str | None, store_uri: str, as_json: bool) -> None:
     \b
     Example: ldru-study status quick
     """
-    from ldru_study.results.facts import read_facts
     from ldru_study.results.query import Database
     from ldru_study.results.store import Store
 
@@ -71,7 +74,7 @@ def status(study: str | None, store_uri: str, as_json: bool) -> None:
     if study:
         store.study(study)
     database = Database(store)
-    beats = read_facts(store).beats
+    beats = database.facts.beats
     warn_damage(database.damage)
     found = []
     any_failed = False
@@ -94,7 +97,7 @@ def status(study: str | None, store_uri: str, as_json: bool) -> None:
     sys.exit(FAILED if database.damage or any_failed else 0)
 
 
-def _print_status(name: str, rows: list[dict[str, object]], database: object) -> None:
+def _print_status(name: str, rows: list[dict[str, Any]], database: Database) -> None:
     cells: dict[str, Counter[str]] = {}
     for row in rows:
         cells.setdefault(str(row["cell"]), Counter())[str(row["state"])] += 1
@@ -105,15 +108,13 @@ def _print_status(name: str, rows: list[dict[str, object]], database: object) ->
     )
     for row in rows:
         if row["state"] == "running":
-            say(f"  running: {row['cell']} seed {row['seed']} at step {row['step']}")
+            click.echo(f"  running: {row['cell']} seed {row['seed']} at step {row['step']}")
         if row["state"] == "failed":
-            say(f"  failed ({row['cause']}): {row['cell']} seed {row['seed']}: {_why(row, database)}")
+            who = f"{row['cell']} seed {row['seed']}"
+            click.echo(f"  failed ({row['cause']}): {who}: {_why(row, database)}")
 
 
-def _why(row: dict[str, object], database: object) -> str:
-    from ldru_study.results.query import Database
-
-    assert isinstance(database, Database)
+def _why(row: dict[str, Any], database: Database) -> str:
     ends = database.rows(
         "select message from attempts where trial_id = $trial_id and event = 'end' "
         "order by attempt_id desc limit 1",
@@ -122,10 +123,7 @@ def _why(row: dict[str, object], database: object) -> str:
     return str(ends[0]["message"]) if ends else ""
 
 
-def _states(database: object, study: str) -> Counter[str]:
-    from ldru_study.results.query import Database
-
-    assert isinstance(database, Database)
+def _states(database: Database, study: str) -> Counter[str]:
     rows = database.rows("select state from trials where study = $study", study=study)
     return Counter(row["state"] for row in rows)
 
@@ -169,7 +167,5 @@ def query(sql: str, store_uri: str, as_json: bool, as_csv: bool, parquet: str | 
         print_json(to_records(result))
     else:
         rows = [list(row.values()) for row in to_records(result)]
-        numbers = [
-            field.name for field in result.schema if str(field.type) in ("int64", "double")
-        ]
+        numbers = [field.name for field in result.schema if str(field.type) in ("int64", "double")]
         print_table(result.column_names, rows, right=numbers)

@@ -1,0 +1,1 @@
+"""Studies on Ray; the only package that imports it."""

@@ -26,6 +26,10 @@ class Submission:
     plan: StudyPlan
     revision: str
 
+    def remaining(self) -> StudyPlan:
+        """Plan again with what the store holds by now."""
+        return plan_study(self.spec, read_facts(self.store).holdings)
+
 
 def prepare(
     spec: StudySpec, store: Store, command: Sequence[str], *, retry_diverged: bool = False

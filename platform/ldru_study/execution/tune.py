@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,17 +24,19 @@ os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray import tune  # noqa: E402
+import ray
+import torch
+from ray import tune
 
-from ldru_study.errors import SpecError  # noqa: E402
-from ldru_study.execution.deaths import close_attempts  # noqa: E402
-from ldru_study.results.store import Store  # noqa: E402
-from ldru_study.spec.study import ResourcesConfig  # noqa: E402
-from ldru_study.training.attempt import run_attempt  # noqa: E402
-from ldru_study.training.failures import WORKER_DIED  # noqa: E402
-from ldru_study.training.work import Outcome, Progress, Work  # noqa: E402
+from ldru_study.errors import SpecError
+from ldru_study.execution.deaths import close_attempts
+from ldru_study.results.store import Store
+from ldru_study.spec.study import ResourcesConfig
+from ldru_study.training.attempt import run_attempt
+from ldru_study.training.failures import BUG, INTERRUPTED, WORKER_DIED
+from ldru_study.training.work import Outcome, Progress, Work
+
+_DIED = "the worker process died; killed for memory, by hand or with its machine"
 
 
 class Listener(Protocol):
@@ -72,13 +75,13 @@ def run_trials(
         SpecError: one trial asks for more than this machine has.
     """
     _start_ray(resources, works[0].study)
+    # a polite kill ends as Ctrl-C does; Ray's own handler would leave without a word
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     scratch = tempfile.mkdtemp(prefix="ldru-study-")
     relay = _Relay(works, listener)
     try:
         orders = [work.to_json() for work in works]
-        trainable = tune.with_parameters(
-            _trial, orders=orders, threads=max(1, int(resources.cpus))
-        )
+        trainable = tune.with_parameters(_trial, orders=orders, threads=max(1, int(resources.cpus)))
         tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
             param_space={"number": tune.grid_search(list(range(len(works))))},
@@ -94,6 +97,15 @@ def run_trials(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+    over = {*relay.done, *relay.failed}
+    if open_trials := {work.config.trial_id for work in works} - over:
+        close_attempts(
+            Store(works[0].store),
+            open_trials,
+            state="interrupted",
+            cause=INTERRUPTED,
+            message="the study was interrupted",
+        )
     return RunResult(tuple(relay.done), tuple(relay.failed))
 
 
@@ -121,7 +133,7 @@ def _trial(config: dict[str, int], orders: Sequence[str], threads: int) -> None:
     tune.report({"outcome": asdict(outcome)})
 
 
-class _Relay(tune.Callback):
+class _Relay(tune.Callback):  # type: ignore[misc]
     """Turns Tune's callbacks into the listener's."""
 
     def __init__(self, works: Sequence[Work], listener: Listener) -> None:
@@ -133,9 +145,7 @@ class _Relay(tune.Callback):
         # Tune pickles its callbacks into the state that we throw away; a live table cannot be
         return {"works": [], "listener": None, "done": [], "failed": []}
 
-    def on_trial_start(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.listener.started(self._work(trial))
 
     def on_trial_result(
@@ -147,24 +157,33 @@ class _Relay(tune.Callback):
         if "outcome" in result:
             self._end(work, Outcome(**result["outcome"]))
 
-    def on_trial_recover(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
-        close_attempts(Store(self._work(trial).store), self._work(trial).config.trial_id)
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._close(trial, "interrupted")
 
-    def on_trial_error(
-        self, iteration: int, trials: list[Any], trial: Any, **info: Any
-    ) -> None:
-        work = self._work(trial)
-        error = trial.get_error()
-        text = str(error) if error else "the worker process died"
-        close_attempts(Store(work.store), work.config.trial_id, final=True, traceback=text)
-        reason = text.strip().splitlines()[-1]
-        self._end(work, Outcome("failed", WORKER_DIED, reason))
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        cause, message = self._close(trial, "failed")
+        self._end(self._work(trial), Outcome("failed", cause, message))
+
+    def _close(self, trial: Any, state: str) -> tuple[str, str]:
+        work, error = self._work(trial), trial.get_error()
+        # an attempt records its own failures: what arrives here could not
+        has_died = error is None or isinstance(error, ray.exceptions.RayActorError)
+        cause = WORKER_DIED if has_died else BUG
+        message = _DIED if has_died else str(error).strip().splitlines()[-1]
+        close_attempts(
+            Store(work.store),
+            {work.config.trial_id},
+            state=state,
+            cause=cause,
+            message=message,
+            traceback=None if error is None else str(error),
+        )
+        return cause, message
 
     def _end(self, work: Work, outcome: Outcome) -> None:
         (self.done if outcome.state == "done" else self.failed).append(work.config.trial_id)
         self.listener.ended(work, outcome)
 
     def _work(self, trial: Any) -> Work:
-        return self.works[trial.config["number"]]
+        number: int = trial.config["number"]
+        return self.works[number]

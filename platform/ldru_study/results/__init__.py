@@ -1,0 +1,1 @@
+"""The store: exact counts in write-once Parquet files; no torch, no ray."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import urllib.parse
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,10 +111,8 @@ class FileRoot:
 
     def delete(self, name: str) -> None:
         """Delete a file; a file that is already gone is no error."""
-        try:
+        with suppress(FileNotFoundError):
             self._fs.delete_file(f"{self._root}/{name}")
-        except FileNotFoundError:
-            pass
 
 
 def _write_local(path: str, data: bytes) -> None:

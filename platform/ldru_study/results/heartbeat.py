@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
 import psutil
@@ -68,11 +68,9 @@ def beating(
     def renew() -> None:
         while True:
             now = replace(beat, step=step[0], at=time.time())
-            try:
+            # a missed beat only makes this attempt look older; its rows are what counts
+            with suppress(StoreError):
                 store.files.write(name, json.dumps(asdict(now)).encode())
-            except StoreError:
-                # a missed beat only makes this attempt look older; its rows are what counts
-                pass
             if over.wait(RENEW_S):
                 return
 

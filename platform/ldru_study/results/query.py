@@ -33,7 +33,7 @@ class Database:
     """
 
     def __init__(self, store: Store) -> None:
-        facts = read_facts(store)
+        self.facts = facts = read_facts(store)
         metrics, damage = store.read("metrics")
         self.damage: tuple[Damage, ...] = (*facts.damage, *damage)
         self._connection = duckdb.connect(":memory:")
@@ -84,15 +84,21 @@ class Database:
                 raise QueryError(f"query: found {len(statements)} statements. Give exactly one.")
             if statements[0].type not in _READ_ONLY:
                 raise QueryError("query: only reads are allowed. Begin with 'select'.")
-            return self._connection.execute(statements[0]).to_arrow_table()
+            return self._connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            raise QueryError(f"query: {self._explain(str(error), query)}") from None
+            raise QueryError(f"query: {self._explain(str(error))}") from None
+
+    def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of our own query; ``$name`` in it stands for a parameter."""
+        result: pa.Table = self._connection.sql(query, params=parameters).to_arrow_table()
+        found: list[dict[str, Any]] = result.to_pylist()
+        return found
 
     def interrupt(self) -> None:
         """Stop a query that runs in another thread."""
         self._connection.interrupt()
 
-    def _explain(self, message: str, query: str) -> str:
+    def _explain(self, message: str) -> str:
         if "does not exist" in message and "Table with name" in message:
             name = message.split("Table with name ")[1].split(" ")[0]
             hint = did_you_mean(name, VIEWS)

@@ -1,0 +1,1 @@
+"""Study files as validated data; no torch, no ray."""

@@ -52,34 +52,49 @@ def expand(
     problems = _axis_problems(base, grid)
     if problems:
         return (), problems
-    axes = sorted(grid, key=lambda axis: axis.count("."))
-    found: dict[Problem, None] = {}
-    matched = [False] * len(rules)
-    configs: list[tuple[tuple[int, ...], TrialConfig]] = []
-    for choice in itertools.product(*(range(len(grid[axis])) for axis in axes)):
-        raw: dict[str, Any] = dict(base)
+    expansion = _Expansion(base, grid, rules)
+    return expansion.cells(), list(expansion.found)
+
+
+class _Expansion:
+    """One expansion of a grid; ``found`` collects each problem once, however many cells it hits."""
+
+    def __init__(
+        self, base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], rules: Sequence[Rule]
+    ) -> None:
+        self.base, self.grid, self.rules = base, grid, rules
+        self.axes = sorted(grid, key=lambda axis: axis.count("."))
+        self.unmatched = set(range(len(rules)))
+        self.found: dict[Problem, None] = {}
+
+    def cells(self) -> tuple[Cell, ...]:
+        choices = itertools.product(*(range(len(self.grid[axis])) for axis in self.axes))
+        configs = [
+            (choice, config) for choice in choices if (config := self._config(choice)) is not None
+        ]
+        # a rule may only seem to match nothing where cells could not be built
+        for number in sorted(self.unmatched) if not self.found else ():
+            place = ("overrides", number, "when")
+            self.found[place, "matches no cell of the grid. Mend or drop it."] = None
+        return _named(self.axes, self.grid, configs, self.found)
+
+    def _config(self, choice: tuple[int, ...]) -> TrialConfig | None:
+        raw: dict[str, Any] = dict(self.base)
         origin: dict[Place, Place] = {}
-        for axis, number in zip(axes, choice, strict=True):
-            raw = _overlay(raw, axis, grid[axis][number], ("grid", axis, number), origin, found)
-        config = _validated(raw, origin, found)
-        if config is None:
-            continue
+        for axis, number in zip(self.axes, choice, strict=True):
+            source: Place = ("grid", axis, number)
+            raw = _overlay(raw, axis, self.grid[axis][number], source, origin, self.found)
+        config = _validated(raw, origin, self.found)
+        if config is None or not self.rules:
+            return config
         full = config.model_dump(mode="python")
-        for number, (when, to_set) in enumerate(rules):
-            if not _matches(full, when, ("overrides", number, "when"), found):
-                continue
-            matched[number] = True
-            for path, value in to_set.items():
-                place: Place = ("overrides", number, "set", path)
-                raw = _overlay(raw, path, value, place, origin, found)
-        config = _validated(raw, origin, found)
-        if config is not None:
-            configs.append((choice, config))
-    for number, was_matched in enumerate(matched):
-        if not was_matched and not found:
-            found[("overrides", number, "when"), "matches no cell of the grid. Mend or drop it."] = None
-    cells = _named(axes, grid, configs, found)
-    return cells, list(found)
+        for number, (when, to_set) in enumerate(self.rules):
+            if _matches(full, when, ("overrides", number, "when"), self.found):
+                self.unmatched.discard(number)
+                for path, value in to_set.items():
+                    source = ("overrides", number, "set", path)
+                    raw = _overlay(raw, path, value, source, origin, self.found)
+        return _validated(raw, origin, self.found)
 
 
 def _axis_problems(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[Problem]:

@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 from ldru_study.spec.strict import Strict
 
 Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
-LoneNode = Literal[
-    "carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"
-]
+LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
 Positions = Literal["alibi", "none", "rope", "sinusoidal"]
 
 Width = Annotated[int, Field(ge=1, le=65_536)]

@@ -87,7 +87,7 @@ def get_place(tree: Any, place: Place) -> Any:
     for step in place:
         if not isinstance(tree, (Mapping, list, tuple)):
             raise LookupError(step)
-        tree = tree[step]  # type: ignore[call-overload,index]
+        tree = tree[step]  # type: ignore[index]
     return tree
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -47,7 +48,7 @@ def _union_tags(place: Place) -> set[str | int]:
     # pydantic names the branch of a union after its discriminator: ('model', 'ldru', 'operator')
     return {
         step
-        for before, step in zip(place, place[1:], strict=False)
+        for before, step in itertools.pairwise(place)
         if before == "model" and step in MODEL_CONFIGS
     }
 

@@ -1,4 +1,4 @@
-"""A study with nothing left to look up: every trial, its configuration and its questions, as JSON."""
+"""A study with nothing left to look up: every trial with its configuration and questions."""
 
 from __future__ import annotations
 

@@ -163,8 +163,7 @@ def validate_study(
     # the cells can be judged as long as the fields that span them have the right types
     if not bad & {"grid", "train", "overrides"}:
         usable = frame or StudyFile.model_validate(
-            {"name": "unnamed"}
-            | {key: content[key] for key in _SPANNING if key in content}
+            {"name": "unnamed"} | {key: content[key] for key in _SPANNING if key in content}
         )
         cells, problems = expand(
             {key: value for key in _BASE if (value := getattr(usable, key)) is not None},

@@ -17,6 +17,7 @@ from ldru_study.errors import NotFoundError, SpecError
 from ldru_study.spec.paths import Place, format_place
 
 _FIRST_OF_NUMBER = list("-+.0123456789")
+_KINDS = {yaml.ScalarNode: "single value", yaml.SequenceNode: "list"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,9 +37,7 @@ for _tag, _pattern, _first in (
 # the inherited constructor refuses exponents without a dot
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
-    lambda loader, node: float(
-        str(loader.construct_scalar(node)).replace(".inf", "inf").replace(".nan", "nan")
-    ),
+    lambda loader, node: float(str(node.value).replace(".inf", "inf").replace(".nan", "nan")),
 )
 
 
@@ -78,7 +77,7 @@ def parse_yaml(text: str, source: str) -> YamlFile:
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            found = "nothing" if root is None else f"a {root.id}"
+            found = "nothing" if root is None else f"a {_KINDS[type(root)]}"
             raise SpecError(
                 source,
                 [f"a study is a mapping of fields such as 'name' and 'grid'; found {found}."],
@@ -91,7 +90,7 @@ def parse_yaml(text: str, source: str) -> YamlFile:
     except yaml.YAMLError as error:
         raise SpecError(source, [_yaml_problem(error)]) from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def parse_scalar(text: str) -> Any:
@@ -100,7 +99,7 @@ def parse_scalar(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML.
     """
-    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    return yaml.load(text, _Loader)
 
 
 def _walk(

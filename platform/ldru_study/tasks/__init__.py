@@ -1,0 +1,1 @@
+"""Tasks: regular languages as automata, sampled exactly; numpy only."""

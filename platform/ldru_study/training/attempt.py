@@ -23,7 +23,7 @@ from ldru_study.errors import StoreError
 from ldru_study.results.heartbeat import beating
 from ldru_study.results.store import Store, new_attempt_id
 from ldru_study.training.evaluate import Answer, evaluate
-from ldru_study.training.failures import cause_of
+from ldru_study.training.failures import DamagedError, cause_of
 from ldru_study.training.training import Training, dump_weights, load_weights
 from ldru_study.training.work import Outcome, Progress, Work
 
@@ -82,10 +82,18 @@ class _Attempt:
         files, config = self.store.files, self.work.config
         if files.exists(weights):
             self.step = self.beat[0] = config.train.steps
-            return load_weights(files.read(weights), config, self.device)
+            try:
+                return load_weights(files.read(weights), config, self.device)
+            except DamagedError as error:
+                text = f"{weights}: {error}. Delete it; `submit` then trains the trial again."
+                raise DamagedError(text) from error
         training = Training(config, self.device)
         if files.exists(state):
-            training.restore(files.read(state))
+            try:
+                training.restore(files.read(state))
+            except DamagedError:
+                # from the start it ends at the same bits, only later
+                training = Training(config, self.device)
         self._train(training, lambda: files.write(state, training.state()))
         self.store.commit("metrics", self.name, [self._keys(asdict(m)) for m in training.history])
         files.write(weights, dump_weights(training.model, config))

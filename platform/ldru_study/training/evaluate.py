@@ -64,7 +64,11 @@ def evaluate(
                     raise
                 batch_size //= 2
                 continue
-            loss_sum, num_correct, at = loss_sum + loss, num_correct + correct, at + len(part.labels)
+            loss_sum, num_correct, at = (
+                loss_sum + loss,
+                num_correct + correct,
+                at + len(part.labels),
+            )
     return Answer(
         question,
         multiple=length / config.train.max_length,

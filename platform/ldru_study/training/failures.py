@@ -7,6 +7,8 @@ import torch
 OUT_OF_MEMORY = "out_of_memory"
 DIVERGED = "diverged"
 WORKER_DIED = "worker_died"
+INTERRUPTED = "interrupted"
+DAMAGED = "damaged"
 BUG = "bug"
 
 # the CPU allocator and the operating system raise plain errors; only their words tell
@@ -15,6 +17,10 @@ _MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memo
 
 class DivergedError(Exception):
     """Training reached a loss or gradient that is not a finite number."""
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read, or that belongs to another trial."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,4 +34,6 @@ def cause_of(error: BaseException) -> str:
     """Return the cause under which a failed attempt is recorded."""
     if isinstance(error, DivergedError):
         return DIVERGED
+    if isinstance(error, DamagedError):
+        return DAMAGED
     return OUT_OF_MEMORY if is_out_of_memory(error) else BUG

@@ -7,7 +7,9 @@ streams: a training restored from `Training.state` continues to the same bits on
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,7 +22,7 @@ from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.streams import random_stream
 from ldru_study.training.batches import Batch, training_batch, validation_batch
-from ldru_study.training.failures import DivergedError
+from ldru_study.training.failures import DamagedError, DivergedError
 from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
 
 _LARGEST_SEED = 2**63
@@ -96,8 +98,8 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         limit = float("inf") if train.clip_norm is None else train.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        result = StepResult(float(loss), float(norm), rate)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        result = StepResult(float(loss.detach()), float(norm), rate)
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise DivergedError(
                 f"step {self.step + 1}: loss {result.loss}, gradient norm {result.gradient_norm}. "
                 "Lower train.learning_rate, lengthen train.warmup or set train.clip_norm."
@@ -141,7 +143,7 @@ class Training:
         """Continue from what `state` returned.
 
         Raises:
-            ValueError: the bytes are damaged or belong to another trial.
+            DamagedError: the bytes are damaged or belong to another trial.
         """
         tensors, about = _load(state, self.config)
         groups: dict[int, dict[str, Tensor]] = {}
@@ -190,7 +192,7 @@ def load_weights(data: bytes, config: TrialConfig, device: torch.device) -> nn.M
     """Return the trial's model with the weights of `dump_weights`.
 
     Raises:
-        ValueError: the bytes are damaged or belong to another trial.
+        DamagedError: the bytes are damaged or belong to another trial.
     """
     tensors, _ = _load(data, config)
     model = new_model(config)
@@ -198,20 +200,20 @@ def load_weights(data: bytes, config: TrialConfig, device: torch.device) -> nn.M
     return model.to(device)
 
 
-def _dump(tensors: dict[str, Tensor], about: dict[str, object]) -> bytes:
+def _dump(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
     data: bytes = safetensors.torch.save(plain, {"ldru_study": json.dumps(about)})
     return data
 
 
-def _load(data: bytes, config: TrialConfig) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _load(data: bytes, config: TrialConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = safetensors.torch.load(data)
         # the library reads tensors from bytes, and metadata only from files: take the header here
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         about = json.loads(header["__metadata__"]["ldru_study"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint of trial {config.trial_id} is damaged: {error}") from error
+        raise DamagedError(f"it is damaged ({error})") from error
     if about["trial_id"] != config.trial_id:
-        raise ValueError(f"checkpoint of trial {about['trial_id']}, wanted {config.trial_id}")
+        raise DamagedError(f"it is of trial {about['trial_id']}, wanted {config.trial_id}")
     return tensors, about

@@ -1,0 +1,44 @@
+"""What many tests build on: a store, small trials, and one thread, so that bits are repeatable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ldru_study.results.store import Store
+from ldru_study.spec.plan import Question
+from ldru_study.spec.trial import TrialConfig
+from ldru_study.training.work import Work
+
+torch.set_num_threads(1)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "ldru": {"kind": "ldru", "width": 8, "lone_node": "carry", "dropout": 0.1},
+    "lstm": {"kind": "lstm", "width": 8},
+    "rnn": {"kind": "rnn", "width": 8},
+    "transformer": {"kind": "transformer", "width": 8, "layers": 1, "heads": 2, "dropout": 0.1},
+    "constant": {"kind": "constant"},
+}
+
+
+def small_trial(model: str = "lstm", *, seed: int = 0, **train: Any) -> TrialConfig:
+    """Return a trial that trains in well under a second."""
+    settings = {"max_length": 8, "steps": 12, "batch_size": 16, "lengths_per_batch": 4} | train
+    return TrialConfig.model_validate(
+        {"task": "parity_check", "model": MODELS[model], "train": settings, "seed": seed}
+    )
+
+
+def small_work(config: TrialConfig, store: Store, *lengths: int, **more: Any) -> Work:
+    """Return an order to answer 64 strings at each of ``lengths``."""
+    questions = tuple(Question(length, 64, 0) for length in lengths or (8, 16))
+    settings = {"study": "test", "validation_strings": 32, "revision": "test"} | more
+    return Work(config=config, questions=questions, store=store.uri, **settings)
+
+
+@pytest.fixture
+def store(tmp_path: Any) -> Store:
+    """Return an empty store."""
+    return Store(str(tmp_path / "results"))

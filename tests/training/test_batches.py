@@ -1,0 +1,64 @@
+"""Strings are pure functions of the trial and the position."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tests.conftest import small_trial
+
+from ldru_study.tasks.registry import find_task
+from ldru_study.training.batches import (
+    evaluation_block,
+    training_batch,
+    validation_batch,
+)
+
+
+def test_a_step_has_one_batch():
+    config = small_trial()
+    one, other = training_batch(config, 3), training_batch(config, 3)
+    assert torch.equal(one.tokens, other.tokens)
+    assert torch.equal(one.labels, other.labels)
+    assert not torch.equal(one.tokens, training_batch(config, 4).tokens)
+
+
+def test_labels_are_those_of_the_task():
+    batch = training_batch(small_trial(), 0)
+    automaton = find_task("parity_check").automaton
+    labels = automaton.label(batch.tokens.numpy().astype(np.uint8), batch.lengths.numpy())
+    assert labels.tolist() == batch.labels.tolist()
+
+
+def test_lengths_per_batch():
+    single = training_batch(small_trial(lengths_per_batch=1), 0)
+    assert len(set(single.lengths.tolist())) == 1
+    assert single.tokens.shape == (16, int(single.lengths[0]))
+    mixed = training_batch(small_trial(batch_size=128, lengths_per_batch=128), 0)
+    assert len(set(mixed.lengths.tolist())) > 4
+    groups = training_batch(small_trial(lengths_per_batch=4), 0).lengths.view(4, 4)
+    assert (groups == groups[:, :1]).all()
+
+
+def test_models_of_a_seed_see_the_same_strings_and_seeds_see_others():
+    lstm, ldru = training_batch(small_trial("lstm"), 5), training_batch(small_trial("ldru"), 5)
+    assert torch.equal(lstm.tokens, ldru.tokens)
+    other = training_batch(small_trial("lstm", seed=1), 5)
+    assert not torch.equal(lstm.tokens, other.tokens)
+
+
+def test_validation_is_in_distribution_and_apart_from_training():
+    config = small_trial(min_length=3)
+    batch = validation_batch(config, 500)
+    assert set(batch.lengths.tolist()) == set(range(3, 9))
+    assert abs(float(batch.labels.double().mean()) - 0.5) < 0.1
+
+
+def test_evaluation_strings_depend_on_question_and_seed_only():
+    config = small_trial()
+    one = evaluation_block(config, 50, 0, 0, 32)
+    more_steps = evaluation_block(small_trial("ldru", steps=99), 50, 0, 0, 32)
+    assert torch.equal(one.tokens, more_steps.tokens)
+    for length, eval_seed, block in ((50, 1, 0), (50, 0, 1)):
+        other = evaluation_block(config, length, eval_seed, block, 32)
+        assert not torch.equal(one.tokens, other.tokens)
+    assert not torch.equal(one.tokens, evaluation_block(small_trial(seed=1), 50, 0, 0, 32).tokens)

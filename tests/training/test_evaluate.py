@@ -1,0 +1,82 @@
+"""Counts are exact, whatever batch fits into memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.conftest import small_trial
+
+from ldru_study.spec.plan import Question
+from ldru_study.training import batches, evaluate
+from ldru_study.training.training import Training
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Training(small_trial(), CPU).model
+
+
+def tight_memory(limit, seen):
+    """Return `score` on a device that holds at most ``limit`` strings."""
+    score = evaluate.score
+
+    def scored(model, batch):
+        seen.append(len(batch.labels))
+        if len(batch.labels) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return score(model, batch)
+
+    return scored
+
+
+@pytest.mark.parametrize("limit", [1, 3, 16, 64])
+def test_a_smaller_batch_changes_no_count(model, monkeypatch, limit):
+    question = Question(20, 50, 0)
+    whole = evaluate.evaluate(model, small_trial(), question, CPU)
+    seen: list[int] = []
+    monkeypatch.setattr(evaluate, "score", tight_memory(limit, seen))
+    shrunk = evaluate.evaluate(model, small_trial(), question, CPU)
+    assert shrunk.num_correct == whole.num_correct
+    assert shrunk.loss == pytest.approx(whole.loss)
+    assert sum(size for size in seen if size <= limit) == 50
+
+
+def test_batches_shrink_with_length(model, monkeypatch):
+    monkeypatch.setattr(evaluate, "_BATCH_TOKENS", 100)
+    seen: list[int] = []
+    monkeypatch.setattr(evaluate, "score", tight_memory(10**6, seen))
+    evaluate.evaluate(model, small_trial(), Question(25, 10, 0), CPU)
+    assert seen == [4, 4, 2]
+
+
+def test_one_string_that_does_not_fit_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(evaluate, "score", tight_memory(0, []))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate.evaluate(model, small_trial(), Question(20, 50, 0), CPU)
+
+
+def test_other_errors_are_not_taken_for_memory(model, monkeypatch):
+    def broken(model, batch):
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(evaluate, "score", broken)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        evaluate.evaluate(model, small_trial(), Question(20, 50, 0), CPU)
+
+
+def test_long_strings_come_in_blocks_and_all_are_counted(model, monkeypatch):
+    monkeypatch.setattr(batches, "_BLOCK_TOKENS", 300)
+    seen: list[int] = []
+    monkeypatch.setattr(evaluate, "score", tight_memory(10**6, seen))
+    answer = evaluate.evaluate(model, small_trial(), Question(100, 8, 0), CPU)
+    assert seen == [3, 3, 2]
+    assert 0 <= answer.num_correct <= 8
+
+
+def test_the_answer_carries_chance_and_multiple(model):
+    answer = evaluate.evaluate(model, small_trial(), Question(20, 10, 0), CPU)
+    assert (answer.multiple, answer.chance) == (2.5, 0.5)
+    assert answer.loss > 0
+    assert answer.seconds >= 0

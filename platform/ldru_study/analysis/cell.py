@@ -106,7 +106,7 @@ def _combine(
         error_bound=_error_bound(cell, settings) if set(counts) == {"holds"} else None,
         confidence=settings.confidence,
         claims=tuple(
-            claim_at(cell, multiple, confidence=settings.confidence)
+            claim_at(cell, multiple, settings.near_perfect, settings.confidence)
             for multiple in _CLAIMED_MULTIPLES
         ),
         flags=_flags(cell, seeds, pooled, counts),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ldru_study.analysis.counts import CellCurves, LengthCurve
-from ldru_study.analysis.evidence import NEAR_PERFECT
 from ldru_study.analysis.intervals import exact_bounds, strings_needed
 
 Outcome = Literal["supported", "refuted", "undecided"]
@@ -39,7 +38,7 @@ class Claim:
 def claim_at(
     cell: CellCurves,
     multiple: float,
-    level: float = NEAR_PERFECT,
+    level: float,
     confidence: float = 0.95,
 ) -> Claim:
     """Test whether every seed answers at least ``level`` right at ``multiple``.

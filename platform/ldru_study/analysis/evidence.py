@@ -11,8 +11,6 @@ from ldru_study.analysis.bracket import below_chance, pool_counts, rises_again
 from ldru_study.analysis.counts import LengthCurve
 from ldru_study.analysis.intervals import exact_bounds
 
-NEAR_PERFECT = 0.99
-
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -66,7 +64,7 @@ def gather(group: Sequence[LengthCurve], informative_chance: float) -> Evidence:
     )
 
 
-def count_flags(evidence: Evidence, confidence: float) -> set[str]:
+def count_flags(evidence: Evidence, confidence: float, near_perfect: float) -> set[str]:
     """Return the flags that need no fit."""
     flags = {"uninformative_lengths"} if evidence.reduced else set()
     counts = evidence.counts
@@ -79,6 +77,6 @@ def count_flags(evidence: Evidence, confidence: float) -> set[str]:
     inside = counts.in_distribution
     if inside.any():
         right, total = counts.num_correct[inside].sum(), counts.num_total[inside].sum()
-        if exact_bounds(right, total, confidence)[1] < NEAR_PERFECT:
+        if exact_bounds(right, total, confidence)[1] < near_perfect:
             flags.add("imperfect_plateau")
     return flags

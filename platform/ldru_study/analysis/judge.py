@@ -13,7 +13,7 @@ import numpy as np
 from ldru_study.analysis.bracket import Bracket, find_bracket, next_lengths
 from ldru_study.analysis.counts import LengthCurve
 from ldru_study.analysis.curves import Cells, Family, survival
-from ldru_study.analysis.evidence import NEAR_PERFECT, Evidence, count_flags, gather
+from ldru_study.analysis.evidence import Evidence, count_flags, gather
 from ldru_study.analysis.failure import (
     UNKNOWN,
     Estimate,
@@ -107,6 +107,8 @@ def _shapes(
     subjects: Sequence[Evidence], settings: VerdictSettings, levels: Sequence[float]
 ) -> list[_Shape]:
     """Fit all curves together, and profile those that fail."""
+    if not subjects:
+        return []
     cells = Cells.stack([subject.curves for subject in subjects])
     fits = fit_cells(cells)
     named = [
@@ -145,7 +147,9 @@ def _name_families(fits: Fits, log_reach: float, settings: VerdictSettings) -> d
             continue
         kept = survival(np.exp([log_reach]), fit.half_multiple, fit.beta)[0]
         sharp = sharpness(fit.beta) <= settings.sharp_ratio
-        named[family] = "holds" if kept >= NEAR_PERFECT else "sharp" if sharp else "gradual"
+        named[family] = (
+            "holds" if kept >= settings.near_perfect else "sharp" if sharp else "gradual"
+        )
     return named
 
 
@@ -160,7 +164,7 @@ def _decide(
     bracket = find_bracket(counts, settings.learned_level, settings.confidence)
     kind, reason = _kind(shape, bracket, settings)
     best, half = _best(shape.fits), shape.half_multiple
-    flags = count_flags(subject, settings.confidence)
+    flags = count_flags(subject, settings.confidence, settings.near_perfect)
     if _outside(shape.crossing, bracket):
         flags.add("outside_bracket")
     if kind == "holds":
@@ -221,8 +225,10 @@ def _unlearned(subject: Evidence, seed: int | None, settings: VerdictSettings) -
         reason = f"low at {at} already, and never tested at <= 1x"
     else:
         kind = "never_learned"
-        reason = f"only {subject.excess:.0%} of the way from chance to perfect at <= 1x"
-    flags = count_flags(subject, settings.confidence)
+        way = f"only {subject.excess:.0%} of the way from chance to perfect"
+        reason = f"{way if subject.excess >= 0.01 else 'no better than chance'} at <= 1x"
+    # below the level of learning, that it is not near-perfect goes without saying
+    flags = count_flags(subject, settings.confidence, settings.near_perfect) - {"imperfect_plateau"}
     return CurveVerdict(
         kind=kind,
         reason=reason,

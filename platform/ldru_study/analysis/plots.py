@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from ldru_study.analysis.bracket import isotonic_line, pool_counts
 from ldru_study.analysis.counts import CellCurves, Floats, LengthCurve
 from ldru_study.analysis.intervals import wilson
 from ldru_study.analysis.verdict import times
@@ -21,6 +20,9 @@ from ldru_study.analysis.verdict import times
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")
 _DASHES = ("solid", "dash", "dot")
 _LINESTYLES = ("-", "--", ":")
+# a second difference for readers who see no colours
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
+_MARKERS = ("o", "s", "^", "D", "P", "X")
 _GREY = "#888888"
 
 
@@ -47,9 +49,9 @@ def panel(
 ) -> go.Figure:
     """Draw all cells of one task for the page.
 
-    Every seed is a faint line; the strong line is the isotonic regression of all seeds' counts,
-    with Wilson bars of the pooled accuracy. Each trace's ``legendgroup`` is the number of its
-    label in ``styles``, so that the page can toggle a model over all panels.
+    Every seed is a line with Wilson bars; a mean over few seeds would show failures that no seed
+    has. Each trace's ``legendgroup`` is the number of its label in ``styles``, so that the page
+    can toggle a model over all panels.
 
     Args:
         cells: the cells of one task.
@@ -57,7 +59,7 @@ def panel(
         confidence: of the Wilson bars.
     """
     figure = go.Figure()
-    groups = {label: str(i) for i, label in enumerate(styles)}
+    groups = {label: number for number, label in enumerate(styles)}
     for line in _chance_lines(cells):
         figure.add_scatter(
             x=line[0],
@@ -70,44 +72,27 @@ def panel(
     for cell in cells:
         colour, dash = styles[cell.label]
         stroke = {"color": colour, "dash": _DASHES[dash]}
-        shared = {"legendgroup": groups[cell.label], "hoverinfo": "text"}
+        group = groups[cell.label]
         for curve in cell.curves:
+            lower, upper = wilson(curve.num_correct, curve.num_total, confidence)
             figure.add_scatter(
                 x=curve.multiples,
                 y=curve.accuracy,
                 mode="lines+markers",
-                opacity=0.35,
-                line=stroke | {"width": 1},
-                marker={"size": 4},
-                hovertext=_hover(cell.label, f"seed {curve.seed}", curve),
-                **shared,
-            )
-        if cell.curves:
-            counts = pool_counts(cell.curves)
-            lower, upper = wilson(counts.num_correct, counts.num_total, confidence)
-            figure.add_scatter(
-                x=counts.multiples,
-                y=isotonic_line(counts),
-                mode="lines",
-                line=stroke | {"width": 3},
-                hoverinfo="skip",
-                legendgroup=groups[cell.label],
-            )
-            figure.add_scatter(
-                x=counts.multiples,
-                y=counts.accuracy,
-                mode="markers",
-                marker={"color": colour, "size": 6},
+                opacity=0.8,
+                line=stroke | {"width": 1.5},
+                marker={"size": 5, "color": colour, "symbol": _SYMBOLS[group % len(_SYMBOLS)]},
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": upper - counts.accuracy,
-                    "arrayminus": counts.accuracy - lower,
-                    "thickness": 1.2,
-                    "width": 3,
+                    "array": upper - curve.accuracy,
+                    "arrayminus": curve.accuracy - lower,
+                    "thickness": 0.8,
+                    "width": 2,
                 },
-                hovertext=_hover(cell.label, _seeds(cell), counts),
-                **shared,
+                hovertext=_hover(cell.label, curve),
+                hoverinfo="text",
+                legendgroup=str(group),
             )
     return _laid_out(figure, cells)
 
@@ -115,7 +100,7 @@ def panel(
 def failure_figure(cells: Sequence[CellCurves], *, columns: int = 3) -> Figure:
     """Draw one panel per task for a README or a paper, 8 inches wide.
 
-    Faint lines are seeds, strong lines the isotonic regression of their pooled counts.
+    Every line is one seed, every mark the accuracy at one length.
 
     Raises:
         ValueError: no cell has a curve, or ``columns`` is below 1.
@@ -138,8 +123,15 @@ def failure_figure(cells: Sequence[CellCurves], *, columns: int = 3) -> Figure:
             axes.set_ylabel("accuracy")
         figure.supxlabel("test length / longest training length", fontsize=9)
         handles = [
-            mpl.lines.Line2D([], [], color=colour, linestyle=_LINESTYLES[dash], linewidth=2)
-            for colour, dash in styles.values()
+            mpl.lines.Line2D(
+                [],
+                [],
+                color=colour,
+                linestyle=_LINESTYLES[dash],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=4,
+            )
+            for number, (colour, dash) in enumerate(styles.values())
         ]
         handles.append(mpl.lines.Line2D([], [], color=_GREY, linestyle="--", linewidth=1))
         figure.legend(
@@ -157,18 +149,21 @@ def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, 
     axes.axvspan(axes.get_xlim()[0], 1, color=_GREY, alpha=0.12, linewidth=0)
     for x, y in _chance_lines(cells):
         axes.plot(x, y, color=_GREY, linestyle="--", linewidth=1)
+    groups = {label: number for number, label in enumerate(styles)}
     for cell in cells:
         colour, dash = styles[cell.label]
+        group = groups[cell.label]
         for curve in cell.curves:
-            axes.plot(curve.multiples, curve.accuracy, color=colour, alpha=0.3, linewidth=0.8)
-        counts = pool_counts(cell.curves)
-        axes.plot(
-            counts.multiples,
-            isotonic_line(counts),
-            color=colour,
-            linestyle=_LINESTYLES[dash],
-            linewidth=2,
-        )
+            axes.plot(
+                curve.multiples,
+                curve.accuracy,
+                color=colour,
+                linestyle=_LINESTYLES[dash],
+                linewidth=1.2,
+                marker=_MARKERS[group % len(_MARKERS)],
+                markersize=3,
+                alpha=0.8,
+            )
     first, last = _span(cells)
     axes.set_xlim(first / 1.15, last * 1.15)
     axes.set_ylim(-0.02, 1.03)
@@ -205,18 +200,15 @@ def _laid_out(figure: go.Figure, cells: Sequence[CellCurves]) -> go.Figure:
     return figure
 
 
-def _hover(label: str, who: str, curve: LengthCurve) -> list[str]:
+def _hover(label: str, curve: LengthCurve) -> list[str]:
     """Write what a point says; plotly reads a little HTML in it, so names are escaped."""
+    who = f"{escape(label)}<br>seed {curve.seed}"
     return [
-        f"{escape(label)}<br>{who}<br>{times(m)} ({length} tokens): {k}/{n} = {k / n:.2%}"
+        f"{who}<br>{times(m)} ({length} tokens): {k}/{n} = {k / n:.2%}"
         for m, length, k, n in zip(
             curve.multiples, curve.lengths, curve.num_correct, curve.num_total, strict=True
         )
     ]
-
-
-def _seeds(cell: CellCurves) -> str:
-    return "1 seed" if len(cell.curves) == 1 else f"{len(cell.curves)} seeds pooled"
 
 
 def _chance_lines(cells: Sequence[CellCurves]) -> list[tuple[Floats, Floats]]:

@@ -15,14 +15,13 @@ Range = tuple[float, float]
 COLUMNS = (
     "task",
     "model",
-    "seeds",
     "verdict",
     "in distribution",
     "at 2x",
     "at 3x",
     "at the longest",
     "half way to chance",
-    "bound",
+    "bound (95 %)",
     "flags",
 )
 
@@ -55,7 +54,7 @@ class VerdictRow:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`; None is null."""
-        return _plain(asdict(self))
+        return _plain_mapping(asdict(self))
 
 
 def verdict_rows(verdicts: Iterable[CellVerdict]) -> list[VerdictRow]:
@@ -70,8 +69,7 @@ def render(row: VerdictRow) -> list[str]:
     return [
         row.task,
         row.model,
-        f"{row.num_seeds}{failed}",
-        row.verdict,
+        f"{row.verdict}{failed}",
         accuracies(row.accuracy_in_distribution),
         accuracies(row.accuracy_at_2x),
         accuracies(row.accuracy_at_3x),
@@ -84,7 +82,7 @@ def render(row: VerdictRow) -> list[str]:
 
 def to_json(verdict: CellVerdict) -> dict[str, Any]:
     """Return everything about one cell as plain values: the row, each seed, the pooled curve."""
-    return _plain(
+    return _plain_mapping(
         asdict(_row(verdict))
         | {
             "axes": dict(verdict.cell.axes),
@@ -137,12 +135,12 @@ def bound(row: VerdictRow) -> str:
     low, high = row.holds_share
     if row.error_bound is not None:
         error = f"error < {100 * row.error_bound:.2g} % per length"
-        return f"{error}, < {1 - low:.0%} of seeds fail ({row.confidence:.0%})"
+        return f"{error}, < {1 - low:.0%} of seeds fail"
     if not row.num_seeds:
         return "-"
     if low == 0:
-        return f"< {high:.0%} of seeds hold ({row.confidence:.0%})" if high < 1 else "-"
-    return f"{low:.0%} to {high:.0%} of seeds hold ({row.confidence:.0%} each)"
+        return f"< {high:.0%} of seeds hold" if high < 1 else "-"
+    return f"{low:.0%} to {high:.0%} of seeds hold"
 
 
 def _row(verdict: CellVerdict) -> VerdictRow:
@@ -184,13 +182,17 @@ def _range(values: Iterable[float]) -> Range | None:
 
 def _percent(share: float) -> str:
     # never round an imperfect accuracy up to 100
-    return "100" if share == 1 else f"{min(100 * share, 99.99):.4g}"
+    return "100" if share == 1 else f"{min(100 * share, 99.94):.1f}"
+
+
+def _plain_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Turn keys into text and tuples into lists, all the way down."""
+    return {str(key): _plain(item) for key, item in values.items()}
 
 
 def _plain(value: Any) -> Any:
-    """Turn mappings' keys into text and tuples into lists, all the way down."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return _plain_mapping(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

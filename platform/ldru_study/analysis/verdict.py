@@ -16,8 +16,8 @@ FLAGS = {
     "below_chance": "below chance at some length: an inverted answer, not a guess",
     "non_monotone": "accuracy rises again at a longer length",
     "outside_bracket": "the fitted failure multiple lies outside the bracket of the counts",
-    "imperfect_plateau": "accuracy at multiples <= 1 is surely below 99 %",
-    "slow_decay": "a slow decay is measurable, yet the curve keeps 99 % of its plateau",
+    "imperfect_plateau": "accuracy at multiples <= 1 is surely not near-perfect",
+    "slow_decay": "a slow decay is measurable, yet nearly all of the plateau is kept",
     "uninformative_lengths": "left out lengths where a constant answer is nearly always right",
     "length_parity": "residuals depend on whether the length is odd or even",
     "tree_depth": "residuals depend on ceil(log2 length)",
@@ -34,6 +34,8 @@ class VerdictSettings:
         learned_level: chance-corrected excess that must be reached at multiples <= 1, and whose
             sure loss is a failure. It is deliberately below near-perfect: a plateau at 0.95 is
             learned and may hold; the plateau is printed beside every verdict.
+        near_perfect: accuracy that the claim at 2x and 3x asks for, and the share of its plateau
+            that a curve must keep for a slope to be no failure.
         levels: excesses whose failure multiples are reported.
         confidence: of every interval.
         informative_chance: lengths where chance is above this say nothing and are left out.
@@ -44,6 +46,7 @@ class VerdictSettings:
 
     sharp_ratio: float = 2.0
     learned_level: float = 0.9
+    near_perfect: float = 0.99
     levels: tuple[float, ...] = (0.99, 0.9, 0.5)
     confidence: float = 0.95
     informative_chance: float = 0.9
@@ -51,7 +54,13 @@ class VerdictSettings:
     def __post_init__(self) -> None:
         if self.sharp_ratio <= 1:
             raise ValueError(f"sharp_ratio is {self.sharp_ratio}, it must be > 1")
-        shares = [self.learned_level, *self.levels, self.confidence, self.informative_chance]
+        shares = [
+            self.learned_level,
+            self.near_perfect,
+            *self.levels,
+            self.confidence,
+            self.informative_chance,
+        ]
         if any(not 0 < share < 1 for share in shares):
             raise ValueError(f"levels and confidence must lie inside (0, 1), found {shares}")
 

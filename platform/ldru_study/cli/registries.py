@@ -49,7 +49,7 @@ def show_task(task: str, lengths: tuple[int, ...], as_json: bool) -> None:
     found = find_task(task)
     sampler = BalancedSampler(found.automaton)
     rows = [
-        (length, sampler.covers(length), f"{sampler.chance(length):.4f}")
+        (length, True, f"{sampler.chance(length):.4f}")
         if sampler.covers(length)
         else (length, False, None)
         for length in lengths or (1, 2, 10, 40, 41, 1000)

@@ -192,7 +192,7 @@ def _named(
     found: dict[Problem, None],
 ) -> tuple[Cell, ...]:
     varying = _varying_fields([config for _, config in configs], axes)
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[int, ...]] = {}
     cells = []
     for choice, config in configs:
         shown = {"task": config.task, "model": _model_label(config, varying)}
@@ -203,10 +203,11 @@ def _named(
             value if axis in ("task", "model") else f"{axis}={value}"
             for axis, value in shown.items()
         )
-        if config.trial_id in seen:
-            text = f"the cells {seen[config.trial_id]} and {key} are the same trial. Drop one."
-            found[("grid",), text] = None
-        seen[config.trial_id] = key
+        first = seen.setdefault(config.trial_id, choice)
+        for axis, was, now in zip(axes, first, choice, strict=True):
+            if was != now:
+                text = f"gives the same trial as grid.{axis}[{was}], defaults included. Keep one."
+                found[("grid", axis, now), text] = None
         cells.append(Cell(key, shown, config))
     return tuple(cells)
 

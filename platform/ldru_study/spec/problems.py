@@ -57,7 +57,7 @@ def _problem(detail: ErrorDetails, place: Place, model: type[BaseModel]) -> tupl
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     name = str(place[-1]) if place else ""
     special: dict[str, Callable[[], tuple[Place, str]]] = {
-        "extra_forbidden": lambda: (place[:-1], _unknown_field(detail["loc"], name, model)),
+        "extra_forbidden": lambda: (place, _unknown_field(detail["loc"], name, model)),
         "missing": lambda: (place[:-1], f"the field '{name}' is missing. Add it."),
         "literal_error": lambda: (place, _literal(name, value, context)),
         "union_tag_invalid": lambda: (

@@ -172,7 +172,8 @@ def validate_study(
         )
         found += problems
     if found or frame is None:
-        raise SpecError(file.source, [_line(place, text, file) for place, text in found])
+        changed = [parse_place(change.partition("=")[0].strip()) for change in changes]
+        raise SpecError(file.source, [_line(place, text, file, changed) for place, text in found])
     return StudySpec(frame, cells, file.text, changes)
 
 
@@ -180,7 +181,9 @@ _BASE = ("task", "sampling", "model", "train")
 _SPANNING = (*_BASE, "grid", "overrides")
 
 
-def _line(place: Place, text: str, file: YamlFile) -> str:
+def _line(place: Place, text: str, file: YamlFile, changed: Sequence[Place]) -> str:
+    if any(place[: len(change)] == change for change in changed):
+        return f"{format_place(place)} (--set): {text}"
     known = next((place[:n] for n in range(len(place), 0, -1) if place[:n] in file.lines), None)
     where = format_place(place) or "the file"
     return f"{where} (line {file.lines[known]}): {text}" if known else f"{where}: {text}"

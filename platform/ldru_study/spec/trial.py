@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ldru_study.errors import UnknownNameError
 from ldru_study.spec.model import ModelConfig, Share
 from ldru_study.spec.strict import Strict
 from ldru_study.tasks.registry import find_task
@@ -61,7 +62,12 @@ class TrialConfig(Strict):
     @field_validator("task")
     @classmethod
     def _task_exists(cls, name: str) -> str:
-        return find_task(name).name
+        try:
+            found: str = find_task(name).name
+        except UnknownNameError as error:
+            # pydantic adds the place to values that are refused so
+            raise ValueError(str(error)) from None
+        return found
 
     @property
     def trial_id(self) -> str:

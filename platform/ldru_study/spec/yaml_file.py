@@ -28,13 +28,14 @@ _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"null|~|", ["n", "~", ""]),
     ("bool", r"true|false", ["t", "f"]),
-    ("int", r"[-+]?(0|[1-9]\d*)", _FIRST_OF_NUMBER),
+    ("int", r"[-+]?\d+", _FIRST_OF_NUMBER),
     ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan", _FIRST_OF_NUMBER),
 ):
     _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first
     )
-# the inherited constructor refuses exponents without a dot
+# the inherited constructors read 012 as octal and refuse exponents without a dot
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
     lambda loader, node: float(str(node.value).replace(".inf", "inf").replace(".nan", "nan")),

@@ -1,0 +1,350 @@
+"""Bad study files: each gets one precise message, exit code 2, before anything is started."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from ldru_study.cli import main
+from ldru_study.errors import SpecError
+from ldru_study.spec.plan import plan_study
+from ldru_study.spec.study import validate_study
+from ldru_study.spec.yaml_file import parse_yaml
+
+GOOD = """\
+name: good
+grid:
+  task: [parity_check, tomita_3]
+  model:
+    - {kind: ldru, operator: mlp, width: 32}
+    - {kind: lstm, width: 64}
+train: {steps: 100, max_length: 20}
+seeds: 2
+"""
+
+# what is wrong -> the file and every problem that is reported
+CASES = {
+    "empty file": (
+        "",
+        ["a study is a mapping of fields such as 'name' and 'grid'; found nothing."],
+    ),
+    "a list": (
+        "- name: x\n",
+        ["a study is a mapping of fields such as 'name' and 'grid'; found a list."],
+    ),
+    "plain text": (
+        "hello\n",
+        ["a study is a mapping of fields such as 'name' and 'grid'; found a single value."],
+    ),
+    "not yaml": (
+        "name: [a\n",
+        [
+            "line 2, column 1: not YAML: expected ',' or ']', but got '<stream end>'. Check indentation, quotes and brackets there."
+        ],
+    ),
+    "tab": (
+        "name: a\n\ttask: b\n",
+        [
+            "line 2, column 1: not YAML: found character '\\t' that cannot start any token. Check indentation, quotes and brackets there."
+        ],
+    ),
+    "duplicate key": (
+        GOOD + "seeds: 3\n",
+        ["seeds (line 9): given twice, first on line 8. Keep one."],
+    ),
+    "duplicate nested": (
+        GOOD.replace("{steps: 100,", "{steps: 100, steps: 200,"),
+        ["train.steps (line 7): given twice, first on line 7. Keep one."],
+    ),
+    "key not text": (
+        GOOD + "1: 2\n",
+        ["the file (line 9): the key '1' is not text. Put it in quotes."],
+    ),
+    "no name": (
+        GOOD.replace("name: good\n", ""),
+        ["the file: the field 'name' is missing. Add it."],
+    ),
+    "bad name": (
+        GOOD.replace("name: good", "name: ../evil"),
+        [
+            "name (line 1): the text '../evil' is no name. Use letters, digits, '-' and '_', at most 64, beginning with a letter or digit."
+        ],
+    ),
+    "unknown top": (
+        GOOD + "sedes: 3\n",
+        ["sedes (line 9): no field is called 'sedes'. Did you mean 'seeds'?"],
+    ),
+    "unknown top far": (
+        GOOD + "wibble: 3\n",
+        [
+            "wibble (line 9): no field is called 'wibble'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train."
+        ],
+    ),
+    "unknown task": (
+        GOOD.replace("tomita_3", "parity_chek"),
+        [
+            "grid.task[1] (line 3): no task is called 'parity_chek'. Did you mean 'parity_check'? `ldru-study tasks list` prints all."
+        ],
+    ),
+    "unknown operator": (
+        GOOD.replace("mlp", "gcr"),
+        [
+            "grid.model[0].operator (line 5): no operator is called 'gcr'. Did you mean 'grc'? Known: elementwise_sum, gated_sum, grc, linear, mlp."
+        ],
+    ),
+    "unknown train field": (
+        GOOD.replace("steps: 100", "step: 100"),
+        ["train.step (line 7): no field is called 'step'. Did you mean 'steps'?"],
+    ),
+    "unknown model kind": (
+        GOOD.replace("kind: lstm", "kind: lsmt"),
+        [
+            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, ldru, lstm, rnn, transformer."
+        ],
+    ),
+    "model without kind": (
+        GOOD.replace("kind: lstm, ", ""),
+        [
+            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, ldru, lstm, rnn, transformer."
+        ],
+    ),
+    "field of another kind": (
+        GOOD.replace("kind: lstm, width: 64", "kind: lstm, heads: 4"),
+        ["grid.model[1].heads (line 6): no field is called 'heads'. Fields: kind, width."],
+    ),
+    "model as text": (
+        GOOD.replace("{kind: lstm, width: 64}", "lstm"),
+        ["grid.model[1] (line 6): wants a mapping, found the text 'lstm'."],
+    ),
+    "steps as text": (
+        GOOD.replace("steps: 100", "steps: '100'"),
+        [
+            "train.steps (line 7): wants a whole number, found the text '100'. Write 100, without quotes."
+        ],
+    ),
+    "steps with comma": (
+        GOOD.replace("steps: 100", "steps: 20_000"),
+        [
+            "train.steps (line 7): wants a whole number, found the text '20_000'. Write 20000, without quotes."
+        ],
+    ),
+    "steps fractional": (
+        GOOD.replace("steps: 100", "steps: 1.5"),
+        ["train.steps (line 7): wants a whole number, found the number 1.5."],
+    ),
+    "steps zero": (
+        GOOD.replace("steps: 100", "steps: 0"),
+        ["train.steps (line 7): must be at least 1, found the number 0."],
+    ),
+    "negative rate": (
+        GOOD.replace("steps: 100", "learning_rate: -1e-3"),
+        ["train.learning_rate (line 7): must be above 0.0, found the number -0.001."],
+    ),
+    "inf rate": (
+        GOOD.replace("steps: 100", "learning_rate: .inf"),
+        ["train.learning_rate (line 7): wants a finite number, found the number inf."],
+    ),
+    "warmup one": (
+        GOOD.replace("steps: 100", "warmup: 1"),
+        ["train.warmup (line 7): must be below 1.0, found the number 1."],
+    ),
+    "batch not divisible": (
+        GOOD.replace("steps: 100", "batch_size: 100, lengths_per_batch: 16"),
+        ["train (line 7): lengths_per_batch 16 does not divide batch_size 100."],
+    ),
+    "min above max": (
+        GOOD.replace("steps: 100", "min_length: 30"),
+        ["train (line 7): min_length 30 is above max_length 20."],
+    ),
+    "heads": (
+        GOOD.replace("{kind: lstm, width: 64}", "{kind: transformer, width: 30, heads: 4}"),
+        ["grid.model[1] (line 6): width 30 is not a multiple of heads 4."],
+    ),
+    "rope odd": (
+        GOOD.replace(
+            "{kind: lstm, width: 64}", "{kind: transformer, width: 12, heads: 4, positions: rope}"
+        ),
+        ["grid.model[1] (line 6): positions 'rope' rotates pairs: width / heads = 3 is odd."],
+    ),
+    "empty axis": (
+        GOOD.replace("[parity_check, tomita_3]", "[]"),
+        ["grid.task (line 3): is an empty list. Give at least one value."],
+    ),
+    "axis no list": (
+        GOOD.replace("[parity_check, tomita_3]", "parity_check"),
+        ["grid.task (line 3): wants a list, found the text 'parity_check'. Write [parity_check]."],
+    ),
+    "repeated value": (
+        GOOD.replace("[parity_check, tomita_3]", "[tomita_3, tomita_3]"),
+        ["grid.task[1] (line 3): repeats grid.task[0]. Keep one."],
+    ),
+    "unknown axis": (
+        GOOD.replace("  task:", "  tasks:"),
+        [
+            "grid.tasks (line 3): no axis is called 'tasks'. Did you mean 'task'? Known: task, sampling, model, train.",
+            "the file: no task is given. Add 'task:' or an axis 'grid.task'.",
+        ],
+    ),
+    "seed axis": (
+        GOOD.replace("  task:", "  seed: [1, 2]\n  task:"),
+        ["grid.seed (line 3): seeds are no axis. Use the field 'seeds'."],
+    ),
+    "seeds zero": (
+        GOOD.replace("seeds: 2", "seeds: 0"),
+        ["seeds (line 8): wants at least 1 and at most 100000 seeds, found 0."],
+    ),
+    "seeds repeated": (
+        GOOD.replace("seeds: 2", "seeds: [1, 1]"),
+        ["seeds (line 8): repeats 1. Give each seed once."],
+    ),
+    "seeds text": (
+        GOOD.replace("seeds: 2", "seeds: two"),
+        [
+            "seeds (line 8): wants a number of seeds or a list of them such as [0, 1, 2], found the text 'two'."
+        ],
+    ),
+    "seeds negative": (
+        GOOD.replace("seeds: 2", "seeds: [-1]"),
+        ["seeds[0] (line 8): must be at least 0, found the number -1."],
+    ),
+    "no task": (
+        GOOD.replace("  task: [parity_check, tomita_3]\n", ""),
+        ["the file: no task is given. Add 'task:' or an axis 'grid.task'."],
+    ),
+    "multiples empty": (
+        GOOD + "evaluate: {multiples: []}\n",
+        ["evaluate (line 9): multiples and lengths are both empty: nothing would be evaluated."],
+    ),
+    "multiples scalar": (
+        GOOD + "evaluate: {multiples: 3}\n",
+        ["evaluate.multiples (line 9): wants a list, found the number 3. Write [3]."],
+    ),
+    "multiples zero": (
+        GOOD + "evaluate: {multiples: [0]}\n",
+        ["evaluate.multiples[0] (line 9): must be above 0.0, found the number 0."],
+    ),
+    "strings zero": (
+        GOOD + "evaluate: {strings: 0}\n",
+        ["evaluate.strings (line 9): must be at least 1, found the number 0."],
+    ),
+    "override unmatched": (
+        GOOD + "overrides: [{when: {model.kind: rnn}, set: {train.steps: 5}}]\n",
+        ["overrides[0].when (line 9): matches no cell of the grid. Mend or drop it."],
+    ),
+    "override unknown": (
+        GOOD + "overrides: [{when: {model.kind: lstm}, set: {train.stepz: 5}}]\n",
+        [
+            "overrides[0].set.train.stepz (line 9): no field is called 'stepz'. Did you mean 'steps'?"
+        ],
+    ),
+    "override when unknown": (
+        GOOD + "overrides: [{when: {train.stepz: 3}, set: {train.steps: 5}}]\n",
+        ["overrides[0].when.train.stepz (line 9): no field of a trial has this path."],
+    ),
+    "gpus negative": (
+        GOOD + "resources: {gpus: -1}\n",
+        ["resources.gpus (line 9): must be at least 0.0, found the number -1."],
+    ),
+    "cpus zero": (
+        GOOD + "resources: {cpus: 0}\n",
+        ["resources.cpus (line 9): must be above 0.0, found the number 0."],
+    ),
+    "bool as int": (
+        GOOD.replace("steps: 100", "steps: true"),
+        ["train.steps (line 7): wants a whole number, found the truth value true."],
+    ),
+    "on is a word": (
+        GOOD.replace("steps: 100", "steps: on"),
+        ["train.steps (line 7): wants a whole number, found the text 'on'."],
+    ),
+    "no usable length": (
+        GOOD.replace("max_length: 20", "max_length: 1").replace("tomita_3", "d_4"),
+        [
+            "d_4/ldru(mlp): between lengths 1 and 1, d_4 has none at which every label exists. Raise train.max_length.",
+            "d_4/lstm: between lengths 1 and 1, d_4 has none at which every label exists. Raise train.max_length.",
+        ],
+    ),
+    "too many cells": (
+        GOOD.replace(
+            "  task:",
+            f"  train.steps: {[*range(1, 401)]}\n  train.batch_size: {[*range(1, 401)]}\n  task:",
+        ),
+        ["grid (line 2): spans 640000 cells; 100000 is the most. Split the study."],
+    ),
+    "same trial twice": (
+        GOOD.replace(
+            "{kind: lstm, width: 64}", "{kind: ldru, operator: mlp, width: 32, dropout: 0}"
+        ),
+        [
+            "grid.model[1] (line 6): gives the same trial as grid.model[0], defaults included. Keep one."
+        ],
+    ),
+    "sampling": (
+        GOOD + "sampling: papr\n",
+        ["sampling (line 9): no sampling is called 'papr'. Known: balanced."],
+    ),
+    "alias cycle": (
+        "name: good\ngrid: &g\n  task: [parity_check]\n  again: *g\n",
+        ["grid.again (line 4): an alias refers to a value that contains it."],
+    ),
+    "later field": (
+        GOOD + "search: {trials: 3}\n",
+        [
+            "search (line 9): no field is called 'search'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train."
+        ],
+    ),
+}
+
+
+def read(text):
+    file = parse_yaml(text, "study.yaml")
+    return plan_study(validate_study(file.content, file))
+
+
+def test_the_good_one_is_good():
+    assert len(read(GOOD).trials) == 8
+
+
+def test_there_are_enough_of_them():
+    assert len(CASES) >= 25
+
+
+@pytest.mark.parametrize(("text", "problems"), CASES.values(), ids=CASES)
+def test_each_problem_is_named(text, problems):
+    with pytest.raises(SpecError) as caught:
+        read(text)
+    assert list(caught.value.problems) == problems
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "submit"])
+@pytest.mark.parametrize("case", ["unknown task", "not yaml", "no usable length"])
+def test_the_command_line_exits_with_2_and_starts_nothing(case, command, tmp_path, monkeypatch):
+    text, problems = CASES[case]
+    spec = tmp_path / "study.yaml"
+    spec.write_text(text)
+    monkeypatch.setenv("LDRU_STORE", str(tmp_path / "results"))
+    done = CliRunner().invoke(main, [command, str(spec)])
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    for problem in problems:
+        assert f"  {problem}" in done.stderr.splitlines()
+    assert done.stderr.startswith("Error: ")
+    # neither a study nor an attempt was recorded
+    assert not (tmp_path / "results").exists()
+
+
+def test_all_problems_come_at_once():
+    text = (
+        GOOD.replace("mlp", "gcr").replace("tomita_3", "tomita_33").replace("seeds: 2", "seeds: 0")
+    )
+    with pytest.raises(SpecError) as caught:
+        read(text.replace("steps: 100", "step: 100"))
+    places = [problem.split(" (")[0] for problem in caught.value.problems]
+    assert sorted(places) == ["grid.model[0].operator", "grid.task[1]", "seeds", "train.step"]
+    assert str(caught.value).splitlines()[0] == "study.yaml: 4 problems"
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    done = CliRunner().invoke(main, ["validate", str(tmp_path / "none.yaml")])
+    assert done.exit_code == 3
+    assert "none.yaml: no such file. Give the path of a study file." in done.stderr

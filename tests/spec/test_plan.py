@@ -1,0 +1,142 @@
+"""The plan: a pure function of what is asked and what is held."""
+
+from __future__ import annotations
+
+import pytest
+
+from ldru_study.spec.plan import Holdings, Question, plan_study
+from ldru_study.spec.study import validate_study
+from ldru_study.spec.trial import RECIPE, TrainConfig, TrialConfig
+from ldru_study.spec.yaml_file import parse_yaml
+
+SPEC = """
+name: planned
+grid:
+  task: [parity_check, d_4]
+model: {kind: lstm, width: 4}
+train: {max_length: 41}
+seeds: 2
+evaluate: {multiples: [1, 1.01, 2], lengths: [10, 82], strings: 64, seed: 9}
+"""
+
+
+def read(text=SPEC):
+    file = parse_yaml(text, "study.yaml")
+    return validate_study(file.content, file)
+
+
+def test_questions_are_lengths_at_which_every_label_exists():
+    plan = plan_study(read())
+    assert [question.length for question in plan.trials[0].questions] == [10, 41, 82]
+    # balanced brackets have even lengths; three multiples become two lengths
+    assert [question.length for question in plan.trials[2].questions] == [10, 40, 82]
+    assert {(q.num_total, q.eval_seed) for t in plan.trials for q in t.questions} == {(64, 9)}
+
+
+def test_nothing_held_means_everything_is_trained():
+    plan = plan_study(read())
+    assert {trial.state for trial in plan.trials} == {"train"}
+    assert plan.to_run == plan.trials
+
+
+def held(**more):
+    first, second, third, fourth = (trial.trial_id for trial in plan_study(read()).trials)
+    questions = plan_study(read()).trials[0].questions
+    return (first, second, third, fourth), Holdings(
+        trained=frozenset({first, second}),
+        answered={
+            first: frozenset(questions),
+            second: frozenset({questions[0], Question(10, 64, 1)}),
+        },
+        **{key: frozenset({third}) for key in more},
+    )
+
+
+def test_what_is_held_is_not_done_again():
+    _, holdings = held()
+    plan = plan_study(read(), holdings)
+    assert [trial.state for trial in plan.trials] == ["done", "evaluate", "train", "train"]
+    assert [question.length for question in plan.trials[1].missing] == [41, 82]
+
+
+@pytest.mark.parametrize("state", ["diverged", "running"])
+def test_what_would_fail_again_or_runs_elsewhere_is_left(state):
+    _, holdings = held(**{state: True})
+    plan = plan_study(read(), holdings)
+    assert plan.trials[2].state == state
+    assert plan.trials[2] not in plan.to_run
+    retried = plan_study(read(), holdings, retry_diverged=True)
+    assert retried.trials[2].state == ("train" if state == "diverged" else "running")
+
+
+@pytest.mark.parametrize(
+    "change", [("strings: 64", "strings: 65"), ("seed: 9", "seed: 8"), ("[1, 1.01, 2]", "[4]")]
+)
+def test_other_questions_train_nothing(change):
+    plan = plan_study(read())
+    trained = Holdings(trained=frozenset(trial.trial_id for trial in plan.trials))
+    asked = plan_study(read(SPEC.replace(*change)), trained)
+    assert {trial.state for trial in asked.trials} == {"evaluate"}
+
+
+def trial(**fields):
+    base = {"task": "parity_check", "model": {"kind": "lstm", "width": 4}}
+    return TrialConfig.model_validate(base | fields)
+
+
+def test_ids_are_pinned():
+    """A stored trial stays valid: change these only together with RECIPE."""
+    assert RECIPE == 1
+    assert trial().trial_id == "73cea118496297cf"
+    ldru = {"kind": "ldru", "operator": "grc", "width": 32}
+    assert trial(model=ldru, train={"steps": 5}, seed=7).trial_id == "949c0175440868a2"
+
+
+def test_defaults_are_pinned():
+    """Fields at their default do not enter an id, so a default is part of every stored id."""
+    assert TrainConfig().model_dump() == {
+        "max_length": 40,
+        "min_length": 1,
+        "steps": 20_000,
+        "batch_size": 256,
+        "lengths_per_batch": 1,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "warmup": 0.2,
+        "schedule": "constant",
+        "clip_norm": 1.0,
+    }
+    models = {
+        "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},
+        "lstm": {"width": 256},
+        "rnn": {"width": 256},
+        "constant": {},
+        "transformer": {
+            "width": 64,
+            "layers": 5,
+            "heads": 8,
+            "positions": "sinusoidal",
+            "dropout": 0.0,
+        },
+    }
+    for kind, fields in models.items():
+        assert trial(model={"kind": kind}).model.model_dump() == {"kind": kind} | fields
+
+
+def test_what_decides_the_weights_decides_the_id():
+    ids = {
+        trial().trial_id,
+        trial(seed=1).trial_id,
+        trial(task="even_pairs").trial_id,
+        trial(model={"kind": "lstm", "width": 5}).trial_id,
+        trial(train={"learning_rate": 2e-3}).trial_id,
+    }
+    assert len(ids) == 5
+
+
+def test_how_a_value_is_written_does_not():
+    assert trial(train={"learning_rate": 1e-3}).trial_id == trial().trial_id
+    assert trial(train={"weight_decay": 0}).trial_id == trial(train={}).trial_id
+    one = trial(train={"learning_rate": 1}).trial_id
+    assert one == trial(train={"learning_rate": 1.0}).trial_id

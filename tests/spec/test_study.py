@@ -1,0 +1,196 @@
+"""Study files: YAML as people read it, cells, labels, overrides and ``--set``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldru_study.errors import SpecError
+from ldru_study.spec.paths import format_place, parse_place
+from ldru_study.spec.schema import json_schema
+from ldru_study.spec.study import load_study, validate_study
+from ldru_study.spec.yaml_file import parse_scalar, parse_yaml
+
+SPEC = """
+name: small
+task: parity_check
+grid:
+  model: [{kind: ldru}, {kind: lstm, width: 16}]
+  train.max_length: [20, 40]
+train: {steps: 100}
+seeds: [3, 5]
+"""
+
+
+def read(text):
+    file = parse_yaml(text, "study.yaml")
+    return validate_study(file.content, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E5", 100000.0),
+        ("1.5e3", 1500.0),
+        (".5", 0.5),
+        ("12", 12),
+        ("-7", -7),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("012", 12),
+        ("0x10", "0x10"),
+        ("1_000", "1_000"),
+        ("12:30:45", "12:30:45"),
+        ("2026-01-01", "2026-01-01"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("[1, 2e1]", [1, 20.0]),
+        ("'1e-3'", "1e-3"),
+    ],
+)
+def test_scalars_mean_what_they_look_like(text, value):
+    found = parse_scalar(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_no_tag_builds_an_object():
+    with pytest.raises(SpecError, match="not YAML: could not determine a constructor"):
+        parse_yaml("name: !!python/object/apply:os.system ['true']", "study.yaml")
+
+
+def test_every_combination_is_a_cell():
+    spec = read(SPEC)
+    assert [cell.key for cell in spec.cells] == [
+        "parity_check/ldru(mlp)/train.max_length=20",
+        "parity_check/ldru(mlp)/train.max_length=40",
+        "parity_check/lstm/train.max_length=20",
+        "parity_check/lstm/train.max_length=40",
+    ]
+    assert spec.file.seeds == (3, 5)
+    assert spec.cells[0].config.train.steps == 100
+    assert spec.cells[0].trial(5).seed == 5
+
+
+def test_labels_show_what_varies_within_a_kind():
+    text = SPEC.replace("{kind: ldru}", "{kind: ldru}, {kind: ldru, lone_node: carry}")
+    assert {cell.axes["model"] for cell in read(text).cells} == {
+        "ldru(mlp, lone_node=zero_left)",
+        "ldru(mlp, lone_node=carry)",
+        "lstm",
+    }
+
+
+def test_an_axis_of_the_model_lies_over_it():
+    text = SPEC.replace("train.max_length: [20, 40]", "model.width: [8, 16]").replace(
+        "{kind: lstm, width: 16}", "{kind: rnn}"
+    )
+    assert [(cell.config.model.kind, cell.config.model.width) for cell in read(text).cells] == [
+        ("ldru", 8),
+        ("ldru", 16),
+        ("rnn", 8),
+        ("rnn", 16),
+    ]
+
+
+def test_overrides_apply_in_order_to_the_cells_that_match():
+    text = SPEC + (
+        "overrides:\n"
+        "  - {when: {model.kind: [lstm, rnn]}, set: {train.steps: 7, train.batch_size: 8}}\n"
+        "  - {when: {model.kind: lstm, train.max_length: 40}, set: {train.steps: 9}}\n"
+    )
+    settings = [
+        (cell.config.train.steps, cell.config.train.batch_size) for cell in read(text).cells
+    ]
+    assert settings == [(100, 256), (100, 256), (7, 8), (9, 8)]
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ("train.steps=5", lambda spec: spec.cells[0].config.train.steps == 5),
+        ("train.learning_rate=1e-2", lambda spec: spec.cells[0].config.train.learning_rate == 0.01),
+        ("seeds=4", lambda spec: spec.file.seeds == (0, 1, 2, 3)),
+        ("grid.model[1].width=3", lambda spec: spec.cells[2].config.model.width == 3),
+        ("grid.train.max_length=[10]", lambda spec: len(spec.cells) == 2),
+        ("question=Is it: so?", lambda spec: spec.file.question == "Is it: so?"),
+    ],
+)
+def test_set(change, seen, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(SPEC)
+    assert not seen(load_study(path))
+    if change.startswith("question"):
+        change = "question='Is it: so?'"
+    assert seen(load_study(path, [change]))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("train.steps", "--set train.steps: no '='. Write --set place=value."),
+        ("train.steps=[", "--set train.steps=[: '[' is not YAML. Quote the whole argument."),
+        ("seeds.x=1", "--set seeds.x=1: 'x' needs a mapping there, found a list."),
+        (
+            "grid.model[9].width=1",
+            "--set grid.model[9].width=1: [9] is beyond the end of a list of 2.",
+        ),
+        ("=1", "--set =1: '' is not a place such as train.steps or grid.model[0].width."),
+        ("train.stepz=1", "train.stepz (--set): no field is called 'stepz'. Did you mean 'steps'?"),
+    ],
+)
+def test_set_with_a_mistake(change, problem, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(SPEC)
+    with pytest.raises(SpecError) as caught:
+        load_study(path, [change])
+    assert list(caught.value.problems) == [problem]
+
+
+name = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
+
+
+@given(st.tuples(name.filter(lambda text: text != "grid"), st.lists(name | st.integers(0, 9))))
+def test_a_place_written_reads_as_itself(steps):
+    place = (steps[0], *steps[1])
+    assert parse_place(format_place(place)) == place
+
+
+def test_the_schema_accepts_the_studies_and_refuses_their_mistakes(tmp_path):
+    from pathlib import Path
+
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(json.dumps(json_schema()))
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    specs = sorted((Path(__file__).parents[2] / "study_specs").glob("*.yaml"))
+    assert specs
+    for path in specs:
+        content = parse_yaml(path.read_text(), str(path)).content
+        assert not list(validator.iter_errors(content)), path
+    for bad in (
+        {"name": "a", "sedes": 3},
+        {"name": "a", "train": {"step": 3}},
+        {"name": "a", "grid": {"tasks": ["parity_check"]}},
+        {"name": "a", "grid": {"task": []}},
+        {"name": "a", "model": {"kind": "lsmt"}},
+        {"name": "a", "seeds": 0},
+        {"task": "parity_check"},
+    ):
+        assert list(validator.iter_errors(bad)), bad
+
+
+@pytest.mark.parametrize("spec", ["quick", "length_sweep"])
+def test_every_study_of_the_house_is_valid(spec):
+    from pathlib import Path
+
+    path = Path(__file__).parents[2] / "study_specs" / f"{spec}.yaml"
+    assert load_study(path).cells
+    assert yaml.safe_load(path.read_text())["name"]

@@ -146,7 +146,8 @@ def failure_figure(cells: Sequence[CellCurves], *, columns: int = 3) -> Figure:
 
 def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, int]]) -> None:
     axes.set_xscale("log", base=2)
-    axes.axvspan(axes.get_xlim()[0], 1, color=_GREY, alpha=0.12, linewidth=0)
+    first, last = _span(cells)
+    axes.axvspan(first / 2, 1, color=_GREY, alpha=0.12, linewidth=0)
     for x, y in _chance_lines(cells):
         axes.plot(x, y, color=_GREY, linestyle="--", linewidth=1)
     groups = {label: number for number, label in enumerate(styles)}
@@ -159,12 +160,12 @@ def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, 
                 curve.accuracy,
                 color=colour,
                 linestyle=_LINESTYLES[dash],
-                linewidth=1.2,
+                # wider below, so that lines on top of each other are all seen
+                linewidth=1 + 0.5 * min(len(groups) - group, 4),
                 marker=_MARKERS[group % len(_MARKERS)],
-                markersize=3,
+                markersize=2 + min(len(groups) - group, 4),
                 alpha=0.8,
             )
-    first, last = _span(cells)
     axes.set_xlim(first / 1.15, last * 1.15)
     axes.set_ylim(-0.02, 1.03)
     axes.xaxis.set_major_locator(FixedLocator(_ticks(first, last)))

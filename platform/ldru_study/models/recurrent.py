@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from ldru_study.models.layers import Affine, variance_scaling
 from ldru_study.spec.model import LstmConfig, RnnConfig
@@ -22,16 +21,10 @@ class _Recurrent(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [B, C]; see `ldru_study.models`."""
         symbols = F.one_hot(tokens, self.cell.input_size).to(self.classifier.weight.dtype)
-        counts = lengths.cpu()
-        is_ragged = int(counts.min()) < tokens.shape[1]
-        _, state = self.cell(
-            pack_padded_sequence(symbols, counts, batch_first=True, enforce_sorted=False)
-            if is_ragged
-            else symbols
-        )
-        # an LSTM's state is the pair (h, c)
-        hidden = state if isinstance(state, Tensor) else state[0]
-        logits: Tensor = self.classifier(F.relu(hidden[-1]))
+        # walking on over the padding takes half the time of a packed sequence on a CPU
+        states, _ = self.cell(symbols)
+        last = states[torch.arange(len(states), device=states.device), lengths - 1]
+        logits: Tensor = self.classifier(F.relu(last))
         return logits
 
 

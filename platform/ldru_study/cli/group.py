@@ -86,7 +86,7 @@ def console(*, err: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    return Console(stderr=err, width=None if stream.isatty() else 240, highlight=False)
+    return Console(stderr=err, width=None if stream.isatty() else 320, highlight=False)
 
 
 def print_table(

@@ -1,0 +1,42 @@
+"""What kernels/README.md shows is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ldru_kernels.schedule import LONE_NODE_RULES, build_schedule, fold
+
+TEXT = (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
+ROWS = re.findall(r"^\| `(\w+)` \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
+
+
+def brackets(length, rule):
+    padding = "E" if rule == "identity" else "0"
+    inputs = [*"abcdefghij"[:length], padding]
+    (root,) = fold(build_schedule([length], length, rule), inputs, lambda a, b: f"({a}{b})")
+    return root
+
+
+def test_the_table_has_every_rule():
+    assert sorted(rule for rule, *_ in ROWS) == sorted(LONE_NODE_RULES)
+
+
+@pytest.mark.parametrize(("rule", "three", "five"), ROWS)
+def test_brackets(rule, three, five):
+    assert (brackets(3, rule), brackets(5, rule)) == (three, five)
+
+
+def test_where_carry_and_left_fold_part():
+    assert f"`{brackets(7, 'carry')}` against\n`{brackets(7, 'left_fold')}`" in TEXT
+    for length in range(1, 7):
+        assert brackets(length, "carry") == brackets(length, "left_fold"), length
+
+
+def test_the_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    exec(example, {})
+    wanted = re.findall(r"print\(.*\)  # (.*)", example)
+    assert capsys.readouterr().out.splitlines() == wanted

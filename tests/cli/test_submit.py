@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from ldru_study.results.facts import read_facts
-from ldru_study.results.heartbeat import read_heartbeats
 from ldru_study.results.store import Store
 
 SCRIPT = str(Path(sys.executable).parent / "ldru-study")
@@ -75,6 +74,12 @@ class Study:
     def num_starts(self) -> int:
         rows = read_facts(self.store).attempts.to_pylist()
         return sum(row["event"] == "start" for row in rows)
+
+    def has_checkpoint(self) -> bool:
+        return any(
+            entry.name.endswith("state.safetensors")
+            for entry in self.store.files.list("checkpoints", recursive=True)
+        )
 
     def wait_for(self, condition, process: subprocess.Popen[str]) -> None:
         deadline = time.monotonic() + 90
@@ -155,9 +160,10 @@ def test_status_list_query_and_verdicts_agree(finished):
 
 
 def test_ctrl_c_leaves_a_store_that_continues(tmp_path):
-    study = Study(tmp_path)
+    # long enough to be caught in the middle on any machine
+    study = Study(tmp_path, SPEC.replace("steps: 400", "steps: 1200"))
     process = study.start()
-    study.wait_for(lambda: any(beat.step > 5 for beat in read_heartbeats(study.store)), process)
+    study.wait_for(study.has_checkpoint, process)
     process.send_signal(signal.SIGINT)
     _, messages = process.communicate(timeout=60)
     assert process.returncode == 130, messages

@@ -225,7 +225,7 @@ def _unlearned(subject: Evidence, seed: int | None, settings: VerdictSettings) -
         reason = f"low at {at} already, and never tested at <= 1x"
     else:
         kind = "never_learned"
-        way = f"only {subject.excess:.0%} of the way from chance to perfect"
+        way = f"only {100 * subject.excess:.0f} % of the way from chance to perfect"
         reason = f"{way if subject.excess >= 0.01 else 'no better than chance'} at <= 1x"
     # below the level of learning, that it is not near-perfect goes without saying
     flags = count_flags(subject, settings.confidence, settings.near_perfect) - {"imperfect_plateau"}

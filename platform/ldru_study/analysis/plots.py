@@ -66,7 +66,7 @@ def panel(
             y=line[1],
             mode="lines",
             line={"color": _GREY, "width": 1, "dash": "dash"},
-            hovertext=[f"chance {y:.1%}" for y in line[1]],
+            hovertext=[f"chance {100 * y:.1f} %" for y in line[1]],
             hoverinfo="text",
         )
     for cell in cells:
@@ -205,7 +205,7 @@ def _hover(label: str, curve: LengthCurve) -> list[str]:
     """Write what a point says; plotly reads a little HTML in it, so names are escaped."""
     who = f"{escape(label)}<br>seed {curve.seed}"
     return [
-        f"{who}<br>{times(m)} ({length} tokens): {k}/{n} = {k / n:.2%}"
+        f"{who}<br>{times(m)} ({length} tokens): {k}/{n} = {100 * k / n:.2f} %"
         for m, length, k, n in zip(
             curve.multiples, curve.lengths, curve.num_correct, curve.num_total, strict=True
         )

@@ -130,17 +130,22 @@ def half_way(halves: Sequence[Estimate]) -> str:
     return ", ".join(parts) or "-"
 
 
+def share(part: float) -> str:
+    """Write a share: "63 %"."""
+    return f"{100 * part:.0f} %"
+
+
 def bound(row: VerdictRow) -> str:
     """Write what the counts and the number of seeds can exclude."""
     low, high = row.holds_share
     if row.error_bound is not None:
         error = f"error < {100 * row.error_bound:.2g} % per length"
-        return f"{error}, < {1 - low:.0%} of seeds fail"
+        return f"{error}, < {share(1 - low)} of seeds fail"
     if not row.num_seeds:
         return "-"
     if low == 0:
-        return f"< {high:.0%} of seeds hold" if high < 1 else "-"
-    return f"{low:.0%} to {high:.0%} of seeds hold"
+        return f"< {share(high)} of seeds hold" if high < 1 else "-"
+    return f"{100 * low:.0f} to {share(high)} of seeds hold"
 
 
 def _row(verdict: CellVerdict) -> VerdictRow:

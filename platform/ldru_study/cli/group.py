@@ -86,7 +86,7 @@ def console(*, err: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    return Console(stderr=err, width=None if stream.isatty() else 320, highlight=False)
+    return Console(stderr=err, width=None if stream.isatty() else 10_000, highlight=False)
 
 
 def print_table(
@@ -94,20 +94,35 @@ def print_table(
     rows: Iterable[Sequence[Any]],
     *,
     right: Sequence[str] = (),
-    title: str | None = None,
 ) -> None:
-    """Print a table on stdout; the columns named in ``right`` are aligned to the right."""
+    """Print a table on stdout; the columns named in ``right`` are aligned to the right.
+
+    Away from a terminal it is as wide as its content, one line per row, for grep and diff.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left")
     for row in rows:
         # as plain text: a name with brackets is no markup
-        table.add_row(*(Text("" if value is None else str(value)) for value in row))
-    console().print(table)
+        table.add_row(*(Text(_shown(value)) for value in row))
+    screen = console()
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as printed:
+        screen.print(table, no_wrap=True, crop=False)
+    lines = (line.rstrip() for line in printed.get().splitlines())
+    click.echo("\n".join(line for line in lines if line))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
 
 
 def warn_damage(damage: Sequence[object]) -> None:

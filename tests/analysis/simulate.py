@@ -43,10 +43,15 @@ def from_accuracies(accuracies, *, multiples=MULTIPLES, total=512, chance=0.5, s
     return LengthCurve(seed, N, lengths, np.rint(accuracies * counts), counts, chances)
 
 
-def cell(*curves, failed=None):
-    """Return a cell of these seeds, renumbered."""
-    numbered = tuple(
+def numbered(*curves):
+    """Return these seeds, renumbered from 0."""
+    return tuple(
         LengthCurve(n, c.train_max_length, c.lengths, c.num_correct, c.num_total, c.chance)
         for n, c in enumerate(curves)
     )
-    return CellCurves("parity_check", "model", "parity_check/model", numbered, {}, failed or {})
+
+
+def cell(*curves, failed=None):
+    """Return a cell of these seeds, renumbered."""
+    curves = numbered(*curves)
+    return CellCurves("parity_check", "model", "parity_check/model", curves, {}, failed or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -158,11 +159,15 @@ def query(sql: str, store_uri: str, as_json: bool, as_csv: bool, parquet: str | 
     warn_damage(database.damage)
     result = database.sql(sql)
     if parquet:
-        pyarrow.parquet.write_table(result, parquet)
+        try:
+            pyarrow.parquet.write_table(result, parquet)
+        except OSError as error:
+            raise click.UsageError(f"{parquet}: cannot be written: {error}") from error
         say(f"{parquet}: {result.num_rows} rows.")
     elif as_csv:
-        with sys.stdout.buffer as stream:
-            pyarrow.csv.write_csv(result, stream)
+        text = io.BytesIO()
+        pyarrow.csv.write_csv(result, text)
+        click.echo(text.getvalue(), nl=False)
     elif as_json:
         print_json(to_records(result))
     else:

@@ -1,0 +1,187 @@
+"""The commands that read: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from tests.conftest import small_work
+
+from ldru_study.cli import main
+from ldru_study.execution.submit import prepare
+from ldru_study.models.registry import build_model
+from ldru_study.results.store import Store
+from ldru_study.spec.model import MODEL_CONFIGS
+from ldru_study.spec.study import validate_study
+from ldru_study.spec.yaml_file import parse_yaml
+from ldru_study.tasks.registry import task_names
+from ldru_study.training.attempt import run_attempt
+
+SPEC = """
+name: tiny
+question: Is one hop enough?
+grid:
+  model: [{kind: constant}, {kind: lstm, width: 4}]
+task: parity_check
+train: {steps: 2, max_length: 8, batch_size: 8}
+seeds: 2
+evaluate: {multiples: [1, 2], strings: 64}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Return the URI of a store that holds three of the four trials of a study."""
+    store = Store(str(tmp_path / "results"))
+    file = parse_yaml(SPEC, "tiny.yaml")
+    submission = prepare(validate_study(file.content, file), store, ["submit", "tiny.yaml"])
+    for trial in submission.plan.trials[:3]:
+        run_attempt(small_work(trial.config, store, 8, 16))
+    return store.uri
+
+
+def run(*arguments, store=None):
+    where = ["--store", store] if store else []
+    return CliRunner().invoke(main, [*arguments, *where])
+
+
+def table(text):
+    """Return the rows of a printed table, split where columns are apart."""
+    _, line, *rows = text.splitlines()
+    assert set(line.strip()) == {"─"}
+    return [[cell.strip() for cell in row.strip().split("   ") if cell.strip()] for row in rows]
+
+
+def test_tables_away_from_a_terminal_have_one_line_per_row(tiny):
+    done = run("status", store=tiny)
+    assert done.exit_code == 0
+    assert table(done.stdout) == [
+        ["parity_check/constant", "2", "2 done"],
+        ["parity_check/lstm", "2", "1 done, 1 waiting"],
+    ]
+    lines = done.stdout.splitlines()
+    assert lines == [line.rstrip() for line in lines if line]
+    question = "x" * 400
+    wide = run("query", f"select '{question}' as question", store=tiny)
+    assert table(wide.stdout) == [[question]]
+
+
+@pytest.mark.parametrize("command", [["list"], ["status"], ["analyze", "verdicts", "tiny"]])
+def test_a_damaged_file_is_named_and_nothing_else_is_lost(tiny, command):
+    whole = run(*command, store=tiny)
+    assert (whole.exit_code, whole.stderr) == (0, "")
+    store = Store(tiny)
+    name = store.files.list("evaluations")[0].name
+    store.files.write(name, store.files.read(name)[:-40])
+    done = run(*command, store=tiny)
+    assert done.exit_code == 4
+    assert f"Warning: {name}: is damaged (" in done.stderr
+    kept = "select count(*) as n from evaluations"
+    assert json.loads(run("query", kept, "--json", store=tiny).stdout) == [{"n": 4}]
+    # the trial whose answers were in it is no longer done
+    states = "select count(*) as n from trials where state = 'done'"
+    assert json.loads(run("query", states, "--json", store=tiny).stdout) == [{"n": 2}]
+
+
+def test_a_damaged_file_is_in_the_report(tiny, tmp_path):
+    store = Store(tiny)
+    name = store.files.list("evaluations")[0].name
+    store.files.write(name, b"no parquet")
+    page = tmp_path / "page.html"
+    done = run("report", "tiny", "--output", str(page), store=tiny)
+    assert done.exit_code == 0
+    assert "<h2>Damaged files</h2>" in page.read_text()
+    assert name in page.read_text()
+
+
+def test_figures_and_pages_are_written_where_asked(tiny, tmp_path):
+    page, figure = tmp_path / "page.html", tmp_path / "curves.png"
+    done = run("report", "tiny", "-o", str(page), "--figure", str(figure), store=tiny)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert f"{page}: the report of tiny." in done.stderr
+    refused = run("report", "tiny", "-o", str(tmp_path / "no" / "page.html"), store=tiny)
+    assert refused.exit_code != 0
+    assert "cannot be written: No such file or directory." in refused.stderr
+    refused = run("report", "tiny", "-o", str(page), "--figure", "curves.bmp", store=tiny)
+    assert "curves.bmp: '.bmp' is no figure. Use .pdf, .png, .svg." in refused.stderr
+
+
+def test_query_formats_hold_the_same_rows(tiny, tmp_path):
+    sql = "select seed, length, num_total from evaluations where model_label = 'constant'"
+    wanted = [
+        {"seed": seed, "length": length, "num_total": 64} for seed in (0, 1) for length in (8, 16)
+    ]
+    assert json.loads(run("query", sql, "--json", store=tiny).stdout) == wanted
+    rows = csv.DictReader(io.StringIO(run("query", sql, "--csv", store=tiny).stdout))
+    assert [{key: int(value) for key, value in row.items()} for row in rows] == wanted
+    path = tmp_path / "rows.parquet"
+    assert run("query", sql, "--parquet", str(path), store=tiny).stderr == f"{path}: 4 rows.\n"
+    assert pq.read_table(path).to_pylist() == wanted
+    refused = run("query", sql, "--parquet", str(tmp_path / "no" / "x.parquet"), store=tiny)
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
+    refused = run("query", sql, "--csv", "--json", store=tiny)
+    assert refused.exit_code == 2
+    assert "exclude each other. Give one." in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["status", "tidy"], 3, "tiny"),
+        (["analyze", "verdicts", "tidy"], 3, "tiny"),
+        (["report", "tidy"], 3, "tiny"),
+        (["query", "select * from evaluation"], 2, "evaluation"),
+    ],
+)
+def test_unknown_names_name_those_that_exist(tiny, arguments, code, message):
+    done = run(*arguments, store=tiny)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_empty_store_says_how_to_begin(tmp_path):
+    for command in ("list", "status"):
+        done = run(command, store=str(tmp_path / "none"))
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert "no studies yet. `ldru-study submit SPEC` makes one." in done.stderr
+
+
+def test_tasks():
+    listed = run("tasks", "list")
+    assert [row[0] for row in table(listed.stdout)] == list(task_names())
+    assert [row["task"] for row in json.loads(run("tasks", "list", "--json").stdout)] == list(
+        task_names()
+    )
+    shown = run("tasks", "show", "tomita_5", "--length", "40", "--length", "41").stdout
+    assert table("\n".join(shown.splitlines()[5:])) == [["40", "yes", "0.5000"], ["41", "no"]]
+    (even, odd) = json.loads(
+        run("tasks", "show", "tomita_5", "--length", "40", "--length", "41", "--json").stdout
+    )["lengths"]
+    assert even == {"length": 40, "covered": True, "chance": 0.5}
+    assert odd == {"length": 41, "covered": False, "chance": None}
+    missing = run("tasks", "show", "parity_chek")
+    assert missing.exit_code == 2
+    assert "parity_check" in missing.stderr
+
+
+def test_models():
+    rows = json.loads(run("models", "list", "--json").stdout)
+    assert [row["kind"] for row in rows] == sorted(MODEL_CONFIGS)
+    for row in rows:
+        # what is listed as a default is one: the model is built from it
+        config = MODEL_CONFIGS[row["kind"]](kind=row["kind"], **row["fields"])
+        assert build_model(config, num_symbols=2, num_classes=2, seed=0) is not None
+        assert row["summary"].endswith(".")
+    assert [row[0] for row in table(run("models", "list").stdout)] == sorted(MODEL_CONFIGS)
+
+
+def test_schema_is_json_schema():
+    schema = json.loads(run("schema").stdout)
+    assert schema["properties"]["name"]["pattern"]

@@ -91,7 +91,7 @@ def test_names_from_outside_are_text(read, page):
 
 
 def test_every_cell_seed_failure_and_damage_is_on_it(read, study):
-    text = "".join(read.text)
+    text = "".join(read.text).replace("\N{NO-BREAK SPACE}", " ")
     for row in verdict_rows(judge_cells(study.cells, study.settings)):
         for value in render(row):
             assert value in text

@@ -80,8 +80,12 @@ def panel(
                 y=curve.accuracy,
                 mode="lines+markers",
                 opacity=0.8,
-                line=stroke | {"width": 1.5},
-                marker={"size": 5, "color": colour, "symbol": _SYMBOLS[group % len(_SYMBOLS)]},
+                line=stroke | {"width": 0.75 + _layer(group, len(groups)) / 2},
+                marker={
+                    "size": 4 + _layer(group, len(groups)),
+                    "color": colour,
+                    "symbol": _SYMBOLS[group % len(_SYMBOLS)],
+                },
                 error_y={
                     "type": "data",
                     "symmetric": False,
@@ -160,10 +164,9 @@ def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, 
                 curve.accuracy,
                 color=colour,
                 linestyle=_LINESTYLES[dash],
-                # wider below, so that lines on top of each other are all seen
-                linewidth=1 + 0.5 * min(len(groups) - group, 4),
+                linewidth=1 + 0.5 * _layer(group, len(groups)),
                 marker=_MARKERS[group % len(_MARKERS)],
-                markersize=2 + min(len(groups) - group, 4),
+                markersize=2 + _layer(group, len(groups)),
                 alpha=0.8,
             )
     axes.set_xlim(first / 1.15, last * 1.15)
@@ -173,6 +176,11 @@ def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: times(x)))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.text(1, 0.0, " trained to here", color=_GREY, fontsize=7, ha="left", va="bottom")
+
+
+def _layer(group: int, num_groups: int) -> int:
+    """Return how much wider a model is drawn than those above it, so that all are seen."""
+    return min(num_groups - group, 4)
 
 
 def _laid_out(figure: go.Figure, cells: Sequence[CellCurves]) -> go.Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def render_report(counts: StudyCounts, verdicts: Sequence[CellVerdict], origin: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tight"] = _tight
     styles = series_styles(counts.cells)
     tasks = tasks_of(counts.cells)
     panels = [
@@ -118,6 +120,11 @@ def render_report(counts: StudyCounts, verdicts: Sequence[CellVerdict], origin: 
         # a script ends at "</": inside JSON text the slash may be escaped
         panels=Markup(_json(panels).replace("</", "<\\/")),
     )
+
+
+def _tight(text: str) -> str:
+    """Keep a number and its unit, or its thousands, on one line."""
+    return re.sub(r"(?<=\d) (?=%|\d{3}\b)", "\N{NO-BREAK SPACE}", text)
 
 
 def _json(content: object) -> str:

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from ldru_study.execution.submit import prepare
 from ldru_study.results.store import Store
 from ldru_study.spec.plan import Question
+from ldru_study.spec.study import validate_study
 from ldru_study.spec.trial import TrialConfig
+from ldru_study.spec.yaml_file import parse_yaml
+from ldru_study.training.attempt import run_attempt
 from ldru_study.training.work import Work
 
 torch.set_num_threads(1)
@@ -21,6 +25,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "transformer": {"kind": "transformer", "width": 8, "layers": 1, "heads": 2, "dropout": 0.1},
     "constant": {"kind": "constant"},
 }
+
+
+TINY = """
+name: tiny
+question: Is one hop enough?
+grid:
+  model: [{kind: constant}, {kind: lstm, width: 4}]
+task: parity_check
+train: {steps: 2, max_length: 8, batch_size: 8}
+seeds: 2
+evaluate: {multiples: [1, 2], strings: 64}
+"""
 
 
 def small_trial(model: str = "lstm", *, seed: int = 0, **train: Any) -> TrialConfig:
@@ -36,6 +52,17 @@ def small_work(config: TrialConfig, store: Store, *lengths: int, **more: Any) ->
     questions = tuple(Question(length, 64, 0) for length in lengths or (8, 16))
     settings = {"study": "test", "validation_strings": 32, "revision": "test"} | more
     return Work(config=config, questions=questions, store=store.uri, **settings)
+
+
+def submit_tiny(store: Store) -> None:
+    """Put the study `TINY` into ``store`` and run all of its four trials but the last.
+
+    The second is evaluated at a length that nobody asks for as well.
+    """
+    file = parse_yaml(TINY, "tiny.yaml")
+    submission = prepare(validate_study(file.content, file), store, ["submit", "tiny.yaml"])
+    for number, trial in enumerate(submission.plan.trials[:3]):
+        run_attempt(small_work(trial.config, store, *((8, 16, 99) if number == 1 else (8, 16))))
 
 
 @pytest.fixture

@@ -9,38 +9,20 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from tests.conftest import small_work
+from tests.conftest import submit_tiny
 
 from ldru_study.cli import main
-from ldru_study.execution.submit import prepare
 from ldru_study.models.registry import build_model
 from ldru_study.results.store import Store
 from ldru_study.spec.model import MODEL_CONFIGS
-from ldru_study.spec.study import validate_study
-from ldru_study.spec.yaml_file import parse_yaml
 from ldru_study.tasks.registry import task_names
-from ldru_study.training.attempt import run_attempt
-
-SPEC = """
-name: tiny
-question: Is one hop enough?
-grid:
-  model: [{kind: constant}, {kind: lstm, width: 4}]
-task: parity_check
-train: {steps: 2, max_length: 8, batch_size: 8}
-seeds: 2
-evaluate: {multiples: [1, 2], strings: 64}
-"""
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Return the URI of a store that holds three of the four trials of a study."""
     store = Store(str(tmp_path / "results"))
-    file = parse_yaml(SPEC, "tiny.yaml")
-    submission = prepare(validate_study(file.content, file), store, ["submit", "tiny.yaml"])
-    for trial in submission.plan.trials[:3]:
-        run_attempt(small_work(trial.config, store, 8, 16))
+    submit_tiny(store)
     return store.uri
 
 

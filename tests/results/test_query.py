@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import small_work
+from tests.conftest import submit_tiny
 
-from ldru_study.execution.submit import prepare
 from ldru_study.results.query import Database, QueryError, to_records
-from ldru_study.spec.study import validate_study
-from ldru_study.spec.yaml_file import parse_yaml
-from ldru_study.training.attempt import run_attempt
-
-SPEC = """
-name: tiny
-question: Is one hop enough?
-grid:
-  model: [{kind: constant}, {kind: lstm, width: 4}]
-task: parity_check
-train: {steps: 2, max_length: 8, batch_size: 8}
-seeds: 2
-evaluate: {multiples: [1, 2], strings: 64}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +13,7 @@ def database(tmp_path_factory):
     from ldru_study.results.store import Store
 
     store = Store(str(tmp_path_factory.mktemp("query") / "results"))
-    file = parse_yaml(SPEC, "tiny.yaml")
-    submission = prepare(validate_study(file.content, file), store, ["submit", "tiny.yaml"])
-    # all but the last trial; the second of them at lengths that nobody asks for as well
-    for number, trial in enumerate(submission.plan.trials[:3]):
-        lengths = (8, 16, 99) if number == 1 else (8, 16)
-        run_attempt(small_work(trial.config, store, *lengths))
+    submit_tiny(store)
     return Database(store)
 
 

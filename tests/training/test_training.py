@@ -71,7 +71,10 @@ def test_weights_come_back_without_pickle():
     model = advance(Training(config, CPU), 2).model
     data = dump_weights(model, config)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    assert json.loads(header["__metadata__"]["ldru_study"])["config"]["task"] == "parity_check"
+    assert (
+        json.loads(header["__metadata__"]["ldru_study"])["about"]["config"]["task"]
+        == "parity_check"
+    )
     loaded = load_weights(data, config, CPU)
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
@@ -91,6 +94,16 @@ def test_damaged_weights_are_named(cut):
     data = dump_weights(Training(config, CPU).model, config)
     with pytest.raises(DamagedError, match=r"it is damaged \("):
         load_weights(data[:cut], config, CPU)
+
+
+def test_every_flipped_bit_is_damage():
+    config = small_trial()
+    data = dump_weights(Training(config, CPU).model, config)
+    for at in range(0, len(data), 41):
+        spoilt = bytearray(data)
+        spoilt[at] ^= 0x04
+        with pytest.raises(DamagedError):
+            load_weights(bytes(spoilt), config, CPU)
 
 
 def test_divergence_is_found_before_the_weights_move():

@@ -6,6 +6,7 @@ streams: a training restored from `Training.state` continues to the same bits on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -202,7 +203,8 @@ def load_weights(data: bytes, config: TrialConfig, device: torch.device) -> nn.M
 
 def _dump(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    data: bytes = safetensors.torch.save(plain, {"ldru_study": json.dumps(about)})
+    sealed = {"about": about, "sha256": _digest(plain, about)}
+    data: bytes = safetensors.torch.save(plain, {"ldru_study": json.dumps(sealed)})
     return data
 
 
@@ -211,9 +213,22 @@ def _load(data: bytes, config: TrialConfig) -> tuple[dict[str, Tensor], dict[str
         tensors = safetensors.torch.load(data)
         # the library reads tensors from bytes, and metadata only from files: take the header here
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"]["ldru_study"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        sealed = json.loads(header["__metadata__"]["ldru_study"])
+        about: dict[str, Any] = sealed["about"]
+        is_whole = sealed["sha256"] == _digest(tensors, about)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"it is damaged ({error})") from error
+    if not is_whole:
+        raise DamagedError("it is damaged (its content does not match its checksum)")
     if about["trial_id"] != config.trial_id:
         raise DamagedError(f"it is of trial {about['trial_id']}, wanted {config.trial_id}")
     return tensors, about
+
+
+def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
+    """Return the SHA-256 of all content: a flipped bit is damage, not another model."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -9,9 +9,10 @@ import json
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from tests.conftest import submit_tiny
 
-from ldru_study.cli import main
+from ldru_study.cli import group, main
 from ldru_study.models.registry import build_model
 from ldru_study.results.store import Store
 from ldru_study.spec.model import MODEL_CONFIGS
@@ -167,3 +168,23 @@ def test_models():
 def test_schema_is_json_schema():
     schema = json.loads(run("schema").stdout)
     assert schema["properties"]["name"]["pattern"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 400])
+def test_a_narrow_terminal_shows_every_column_with_its_keys(capsys, monkeypatch, width):
+    screen = Console(width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(group, "console", lambda: screen)
+    columns = ["task", "model", *(f"column {n}" for n in range(6))]
+    rows = [
+        [f"task {m}", f"model(kind {m})", *(f"value {m} {n} of {m}" for n in range(6))]
+        for m in range(3)
+    ]
+    group.print_table(columns, rows, keys=("task", "model"))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    blocks = sum(line.strip().startswith("task ") and "column" in line for line in lines)
+    assert blocks == {60: 3, 80: 2, 120: 2, 400: 1}[width]
+    for row in rows:
+        found = [line for line in lines if row[0] in line and row[1] in line]
+        assert len(found) == blocks
+        assert all(any(value in line for line in found) for value in row)

@@ -116,7 +116,9 @@ def print_verdicts(store: Store, study: str, *, as_json: bool) -> bool:
         rows = [render(row) for row in verdict_rows(judged)]
         # a column that is empty in every row says nothing
         filled = [n for n in range(len(COLUMNS)) if any(row[n] not in ("", "-") for row in rows)]
-        print_table([COLUMNS[n] for n in filled], [[row[n] for n in filled] for row in rows])
+        columns = [COLUMNS[n] for n in filled]
+        rows = [[row[n] for n in filled] for row in rows]
+        print_table(columns, rows, keys=("task", "model"))
     for failure in found.failures:
         who = f"{failure.cell} seed {failure.seed}"
         say(f"Failed ({failure.cause}): {who}: {failure.message}")

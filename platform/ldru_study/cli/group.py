@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 FAILED = 4
 INTERRUPTED = 130
@@ -94,29 +95,68 @@ def print_table(
     rows: Iterable[Sequence[Any]],
     *,
     right: Sequence[str] = (),
+    keys: Sequence[str] = (),
 ) -> None:
     """Print a table on stdout; the columns named in ``right`` are aligned to the right.
 
-    Away from a terminal it is as wide as its content, one line per row, for grep and diff.
+    On a terminal that is too narrow for all columns they are printed in several tables, each with
+    the columns named in ``keys``, or, without any, wrapped. Away from a terminal the table is as
+    wide as its content, one line per row, for grep and diff.
     """
+    screen = console()
+    shown = [[_shown(value) for value in row] for row in rows]
+    if screen.is_terminal:
+        for numbers in _blocks(columns, shown, keys, screen.width):
+            screen.print(_table(columns, shown, right, numbers))
+        return
+    with screen.capture() as printed:
+        screen.print(_table(columns, shown, right, range(len(columns))))
+    lines = (line.rstrip() for line in printed.get().splitlines())
+    click.echo("\n".join(line for line in lines if line))
+
+
+def _blocks(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], keys: Sequence[str], width: int
+) -> list[list[int]]:
+    """Split the columns, by their numbers, into blocks that fit the width; keys are in each."""
+    from rich.cells import cell_len
+
+    first = [number for number, column in enumerate(columns) if column in keys]
+    # each column has a space on its left and two on its right
+    widths = [
+        max(cell_len(text) for text in (column, *(row[number] for row in rows))) + 3
+        for number, column in enumerate(columns)
+    ]
+    if not first:
+        return [list(range(len(columns)))]
+    blocks: list[list[int]] = [[*first]]
+    for number in range(len(columns)):
+        if number in first:
+            continue
+        if len(blocks[-1]) > len(first) and sum(widths[n] for n in (*blocks[-1], number)) > width:
+            blocks.append([*first])
+        blocks[-1].append(number)
+    return blocks
+
+
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str],
+    numbers: Iterable[int],
+) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    chosen = list(numbers)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+    for number in chosen:
+        table.add_column(columns[number], justify="right" if columns[number] in right else "left")
     for row in rows:
         # as plain text: a name with brackets is no markup
-        table.add_row(*(Text(_shown(value)) for value in row))
-    screen = console()
-    if screen.is_terminal:
-        screen.print(table)
-        return
-    with screen.capture() as printed:
-        screen.print(table, no_wrap=True, crop=False)
-    lines = (line.rstrip() for line in printed.get().splitlines())
-    click.echo("\n".join(line for line in lines if line))
+        table.add_row(*(Text(row[number]) for number in chosen))
+    return table
 
 
 def _shown(value: Any) -> str:

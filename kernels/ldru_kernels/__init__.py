@@ -1,9 +1,10 @@
 """Balanced trees of learned merges; needs torch and nothing else.
 
-Public: `tree_reduce` and the weights it takes. What the op means stands in `reference`, the
-brackets of every lone-node rule in `schedule`.
+Public: `tree_reduce`, `prefix_scan`, `StreamingScan` and the weights they take. What the ops mean
+stands in `reference`, their brackets in `schedule`.
 """
 
+from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
 from ldru_kernels.schedule import LONE_NODE_RULES
 from ldru_kernels.tree_reduce import tree_reduce
@@ -33,8 +34,10 @@ __all__ = [
     "Mlp",
     "Norm",
     "Operator",
+    "StreamingScan",
     "feed_forward",
     "parent_states",
+    "prefix_scan",
     "shapes",
     "tree_reduce",
 ]

@@ -98,3 +98,38 @@ def tree_reduce(
         lambda left, right: parent_states(torch.cat([left, right]), weights, dropout),
     )
     return torch.stack(roots)
+
+
+def prefix_scan(
+    leaves: Tensor,
+    weights: MergeWeights,
+    *,
+    lengths: Tensor | None = None,
+    inclusive: bool = True,
+    root: Tensor | None = None,
+) -> Tensor:
+    """Return the state of every prefix; the definition of `ldru_kernels.prefix_scan`."""
+
+    def join(left: Tensor, right: Tensor) -> Tensor:
+        return parent_states(torch.cat([left, right]), weights)
+
+    def block(tokens: Tensor) -> Tensor:
+        if len(tokens) == 1:
+            return tokens[0]
+        left, right = tokens.chunk(2)
+        return join(block(left), block(right))
+
+    def prefix(tokens: Tensor) -> Tensor:
+        size = len(tokens) & -len(tokens)
+        last, before = block(tokens[-size:]), tokens[:-size]
+        if len(before):
+            return join(prefix(before), last)
+        return last if root is None else join(root, last)
+
+    states = torch.zeros_like(leaves)
+    if root is not None and not inclusive:
+        states[:, 0] = root
+    for b, row in enumerate(leaves):
+        for t in range(not inclusive, len(row) if lengths is None else int(lengths[b])):
+            states[b, t] = prefix(row[: t + inclusive])
+    return states

@@ -114,6 +114,56 @@ def build_schedule(lengths: Sequence[int], num_tokens: int, lone_node: str) -> S
     return Schedule(builder.num_inputs, tuple(builder.levels), roots)
 
 
+def build_scan(
+    lengths: Sequence[int], num_tokens: int, *, inclusive: bool, has_root: bool
+) -> Schedule:
+    """Return the merges that give every prefix of every sequence, about 2 T of them.
+
+    Prefix t is the dyadic left fold: its tokens are cut into complete balanced blocks of
+    2^a1 > 2^a2 > ... tokens, the binary digits of t, which merge from the left, ((B1 B2) B3) ...,
+    beginning with the root element if there is one, ((e B1) B2) ...
+
+    Node ``b * num_tokens + t`` is leaf t of sequence b, node ``B * num_tokens`` stands for no
+    prefix at all, beyond a sequence's end, and ``B * num_tokens + 1`` is the root element.
+
+    Args:
+        lengths: [B], each in 1..num_tokens.
+        num_tokens: T, the leaves that a sequence has room for.
+        inclusive: whether position t has the prefix of t + 1 tokens, otherwise that of t.
+        has_root: whether there is a root element; exclusive scans need it for position 0.
+
+    Returns:
+        A schedule whose ``roots`` are the prefixes, B * T, sequence by sequence.
+
+    Source: the odd-even scan and the binary counter, which give the same brackets.
+    """
+    counts = torch.tensor(lengths)
+    leaves = torch.arange(len(counts) * num_tokens).view(-1, num_tokens)
+    builder = _Builder(leaves.numel() + 1 + has_root)
+    # how many tokens the longest prefix of each sequence has
+    longest = counts if inclusive else counts - 1
+    blocks = _complete_blocks(builder, leaves, longest)
+    nothing, root = leaves.numel(), leaves.numel() + 1
+    prefixes = torch.full((len(counts), num_tokens + 1), nothing)
+    if has_root:
+        prefixes[:, 0] = root
+    for height, row in reversed(list(enumerate(blocks))):
+        size = 1 << height
+        # the prefixes whose last block has this size continue ones that have a larger last block
+        ends = torch.arange(size, num_tokens + 1, 2 * size)
+        last, before = row[:, ends // size - 1], prefixes[:, ends - size]
+        is_wanted = ends <= longest[:, None]
+        is_merged = is_wanted & (has_root | (ends > size))
+        found = torch.where(is_wanted, last, nothing)
+        if is_merged.any():
+            parents = builder.add_level(before[is_merged], last[is_merged])
+            found = found.masked_scatter(is_merged, parents)
+        prefixes[:, ends] = found
+    first = int(inclusive)
+    roots = prefixes[:, first : first + num_tokens].flatten()
+    return Schedule(builder.num_inputs, tuple(builder.levels), roots)
+
+
 @dataclass
 class _Builder:
     """Numbers the nodes and collects the levels."""
@@ -181,6 +231,18 @@ def _fold_blocks(builder: _Builder, nodes: Tensor, counts: Tensor) -> Tensor:
             folded[merges] = builder.add_level(folded[merges], block[merges])
         has_begun |= has_block
     return folded
+
+
+def _complete_blocks(builder: _Builder, nodes: Tensor, counts: Tensor) -> list[Tensor]:
+    """Merge the first ``counts`` nodes of each row of [B, T]; by height h, [B, T // 2^h]."""
+    blocks = [nodes]
+    while int(counts.max()) > 1:
+        left, right, is_pair = _pairs(blocks[-1], counts)
+        parents = builder.add_level(left[is_pair], right[is_pair])
+        whole = nodes.shape[1] >> len(blocks)
+        blocks.append(left.masked_scatter(is_pair, parents)[:, :whole])
+        counts = counts // 2
+    return blocks
 
 
 def _pairs(nodes: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ldru_kernels.schedule import LONE_NODE_RULES, build_schedule, fold
+from ldru_kernels.schedule import LONE_NODE_RULES, build_scan, build_schedule, fold
 
 TEXT = (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
+PREFIXES = re.findall(r"^\| (\d) \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
 ROWS = re.findall(r"^\| `(\w+)` \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
 
 
@@ -33,6 +34,15 @@ def test_where_carry_and_left_fold_part():
     assert f"`{brackets(7, 'carry')}` against\n`{brackets(7, 'left_fold')}`" in TEXT
     for length in range(1, 7):
         assert brackets(length, "carry") == brackets(length, "left_fold"), length
+
+
+@pytest.mark.parametrize(("tokens", "prefix", "with_root"), PREFIXES)
+def test_prefixes(tokens, prefix, with_root):
+    length = int(tokens)
+    for wanted, has_root in ((prefix, False), (with_root, True)):
+        schedule = build_scan([length], length, inclusive=True, has_root=has_root)
+        inputs = [*"abcdefghij"[:length], ".", "e"]
+        assert fold(schedule, inputs, lambda a, b: f"({a}{b})")[-1] == wanted
 
 
 def test_the_example_runs(capsys):

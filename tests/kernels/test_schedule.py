@@ -212,8 +212,12 @@ def test_all_frontiers_together_are_linear_in_the_leaves(rule):
 
 
 def test_plans_are_cached_for_repeated_lengths_only():
-    cpu = torch.device("cpu")
-    assert plan_for([3, 4], 4, "carry", cpu) is plan_for([3, 4], 4, "carry", cpu)
-    assert plan_for([3, 4], 4, "carry", cpu) is not plan_for([3, 3], 4, "carry", cpu)
+    def plan(*lengths, rule="carry"):
+        cpu = torch.device("cpu")
+        return plan_for(build_schedule, lengths, max(lengths), cpu, lone_node=rule)
+
+    assert plan(3, 4) is plan(3, 4)
+    assert plan(3, 4) is not plan(4, 3)
+    assert plan(3, 4) is not plan(3, 4, rule="left_fold")
     # a large plan would hold its memory for little
-    assert plan_for([40_000], 40_000, "carry", cpu) is not plan_for([40_000], 40_000, "carry", cpu)
+    assert plan(40_000) is not plan(40_000)

@@ -197,7 +197,7 @@ def test_a_bad_push_changes_nothing():
     stream, other = StreamingScan(weights), StreamingScan(weights)
     for leaf in leaves.unbind(1):
         for bad in (leaf[0], leaf.float(), leaf[:, :3]):
-            with pytest.raises(ValueError, match="leaf|weights"):
+            with pytest.raises(ValueError, match=r"leaf|weights"):
                 stream.push(bad)
         wanted = other.push(leaf)
         assert torch.equal(stream.push(leaf), wanted)

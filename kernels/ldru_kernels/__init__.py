@@ -1,13 +1,13 @@
 """Balanced trees of learned merges; needs torch and nothing else.
 
-Public: `tree_reduce`, `prefix_scan`, `StreamingScan` and the weights they take. What the ops mean
+Public: `tree_reduce`, `tree_reduce_tokens`, `prefix_scan`, `StreamingScan` and the weights they take. What the ops mean
 stands in `reference`, their brackets in `schedule`.
 """
 
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
 from ldru_kernels.schedule import LONE_NODE_RULES
-from ldru_kernels.tree_reduce import tree_reduce
+from ldru_kernels.tree_reduce import tree_reduce, tree_reduce_tokens
 from ldru_kernels.weights import (
     OPERATORS,
     ElementwiseSum,
@@ -40,4 +40,5 @@ __all__ = [
     "prefix_scan",
     "shapes",
     "tree_reduce",
+    "tree_reduce_tokens",
 ]

@@ -24,7 +24,15 @@ def check_inputs(
     check_weights(weights, leaves)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout} is not in [0, 1).")
-    batch, num_tokens, _ = leaves.shape
+    return check_lengths(lengths, *leaves.shape[:2])
+
+
+def check_lengths(lengths: Tensor | None, batch: int, num_tokens: int) -> list[int]:
+    """Return the length of every sequence of [B, T], T where ``lengths`` is None.
+
+    Raises:
+        ValueError: wrong shape or dtype, or a length is not in 1..T.
+    """
     if lengths is None:
         return [num_tokens] * batch
     if lengths.shape != (batch,) or lengths.dtype != torch.int64:
@@ -37,6 +45,17 @@ def check_inputs(
             f"lengths: from {min(counted)} to {max(counted)}; leaves hold 1 to {num_tokens} tokens."
         )
     return counted
+
+
+def check_identity(weights: MergeWeights, lone_node: str) -> None:
+    """Refuse an identity element that the lone-node rule lacks or does not know.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if (weights.identity is None) == (lone_node == "identity"):
+        has = "no" if weights.identity is None else "an"
+        raise ValueError(f"weights.identity: lone_node '{lone_node}' with {has} identity element.")
 
 
 def check_root(root: Tensor, leaves: Tensor) -> None:

@@ -45,6 +45,11 @@ class Plan:
     steps: tuple[Step, ...]
     roots: Tensor
 
+    def to(self, device: torch.device) -> Plan:
+        """Return the plan with its tensors on ``device``."""
+        steps = tuple(Step(step.reads.to(device), step.num_kept) for step in self.steps)
+        return Plan(steps, self.roots.to(device))
+
 
 def plan_for(
     build: Callable[..., Schedule],
@@ -78,9 +83,7 @@ def _plan_for(
 ) -> Plan:
     # a tensor made in inference mode could not serve a later backward pass
     with torch.inference_mode(mode=False):
-        plan = follow(build(lengths, num_tokens, **dict(options)))
-        steps = tuple(Step(step.reads.to(device), step.num_kept) for step in plan.steps)
-        return Plan(steps, plan.roots.to(device))
+        return follow(build(lengths, num_tokens, **dict(options))).to(torch.device(device))
 
 
 def follow(schedule: Schedule) -> Plan:

@@ -164,6 +164,28 @@ def build_scan(
     return Schedule(builder.num_inputs, tuple(builder.levels), roots)
 
 
+def share_subtrees(schedule: Schedule, inputs: Tensor, num_inputs: int) -> Schedule:
+    """Return a schedule that merges equal subtrees of equal height once.
+
+    Alphabets are small, so the lower levels of a batch of trees hold few distinct subtrees: of two
+    letters 4, then 16, then 256. What is merged, and in which brackets, stays the same.
+
+    Args:
+        schedule: any.
+        inputs: for each input of ``schedule``, which of the new inputs it is, int64.
+        num_inputs: how many new inputs there are.
+    """
+    nodes, num_nodes = [inputs], num_inputs
+    levels = []
+    for left, right in schedule.levels:
+        known = torch.cat(nodes)
+        pairs, rank = torch.unique(known[left] * num_nodes + known[right], return_inverse=True)
+        levels.append((pairs // num_nodes, pairs % num_nodes))
+        nodes.append(num_nodes + rank)
+        num_nodes += len(pairs)
+    return Schedule(num_inputs, tuple(levels), torch.cat(nodes)[schedule.roots])
+
+
 @dataclass
 class _Builder:
     """Numbers the nodes and collects the levels."""

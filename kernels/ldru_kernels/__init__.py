@@ -1,7 +1,7 @@
 """Balanced trees of learned merges; needs torch and nothing else.
 
-Public: `tree_reduce`, `tree_reduce_tokens`, `prefix_scan`, `StreamingScan` and the weights they take. What the ops mean
-stands in `reference`, their brackets in `schedule`.
+Public: `tree_reduce`, `tree_reduce_tokens`, `prefix_scan`, `StreamingScan` and the weights they
+take. What the ops mean stands in `reference`, their brackets in `schedule`.
 """
 
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan

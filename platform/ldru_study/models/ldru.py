@@ -18,6 +18,7 @@ from ldru_kernels import (
     parent_states,
     shapes,
     tree_reduce,
+    tree_reduce_tokens,
 )
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.spec.model import LdruConfig
@@ -49,17 +50,23 @@ class Ldru(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [B, C]; see `ldru_study.models`."""
-        dropout = self.dropout if self.training else 0.0
-        leaves = F.dropout(F.embedding(tokens, self._leaf_of_symbol()), dropout)
-        roots = tree_reduce(
-            leaves,
-            self._merge_weights(),
+        logits: Tensor = self.classifier(self._roots(tokens, lengths))
+        return logits
+
+    def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        table, weights = self._leaf_of_symbol(), self._merge_weights()
+        if not (self.training and self.dropout):
+            return tree_reduce_tokens(
+                table, tokens, weights, lengths=lengths, lone_node=self.lone_node
+            )
+        # a mask of its own for every place, so that equal subtrees are no longer equal
+        return tree_reduce(
+            F.dropout(F.embedding(tokens, table), self.dropout),
+            weights,
             lengths=lengths,
             lone_node=self.lone_node,
-            dropout=dropout,
+            dropout=self.dropout,
         )
-        logits: Tensor = self.classifier(roots)
-        return logits
 
     @torch.inference_mode()
     def associativity_defect(self, tokens: Tensor, lengths: Tensor) -> float | None:

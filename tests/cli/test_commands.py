@@ -51,6 +51,8 @@ def test_tables_away_from_a_terminal_have_one_line_per_row(tiny):
     question = "x" * 400
     wide = run("query", f"select '{question}' as question", store=tiny)
     assert table(wide.stdout) == [[question]]
+    empty = run("query", "select null as nothing from range(3)", store=tiny)
+    assert table(empty.stdout) == [[], [], []]
 
 
 @pytest.mark.parametrize("command", [["list"], ["status"], ["analyze", "verdicts", "tiny"]])

@@ -111,8 +111,9 @@ def print_table(
         return
     with screen.capture() as printed:
         screen.print(_table(columns, shown, right, range(len(columns))))
-    lines = (line.rstrip() for line in printed.get().splitlines())
-    click.echo("\n".join(line for line in lines if line))
+    # the first and the last line are the empty edges of the box; a row may be empty too
+    lines = printed.get().splitlines()[1:-1]
+    click.echo("\n".join(line.rstrip() for line in lines))
 
 
 def _blocks(

@@ -8,23 +8,20 @@ from torch import Tensor
 from ldru_kernels.weights import MergeWeights, check_weights
 
 
-def check_inputs(
-    leaves: Tensor, weights: MergeWeights, lengths: Tensor | None, dropout: float
-) -> list[int]:
-    """Return the length of every sequence.
+def check_inputs(leaves: Tensor, weights: MergeWeights, dropout: float) -> None:
+    """Refuse leaves, weights or a dropout that no op can take.
 
     Raises:
         ValueError: for the first argument that is out of line.
     """
-    if leaves.dim() != 3 or not leaves.is_floating_point() or 0 in leaves.shape:
+    if leaves.dim() not in (3, 4) or not leaves.is_floating_point() or 0 in leaves.shape:
         raise ValueError(
-            f"leaves: shape {list(leaves.shape)}, {leaves.dtype}; "
-            "need floating point [B, T, E] with no empty side."
+            f"leaves: shape {list(leaves.shape)}, {leaves.dtype}; need floating point "
+            "[B, T, E], or [P, B, T, E] for a population, with no empty side."
         )
-    check_weights(weights, leaves)
+    check_weights(weights, leaves, population=leaves.shape[0] if leaves.dim() == 4 else None)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout} is not in [0, 1).")
-    return check_lengths(lengths, *leaves.shape[:2])
 
 
 def check_lengths(lengths: Tensor | None, batch: int, num_tokens: int) -> list[int]:
@@ -37,7 +34,8 @@ def check_lengths(lengths: Tensor | None, batch: int, num_tokens: int) -> list[i
         return [num_tokens] * batch
     if lengths.shape != (batch,) or lengths.dtype != torch.int64:
         raise ValueError(
-            f"lengths: shape {list(lengths.shape)}, {lengths.dtype}; need int64 [{batch}]."
+            f"lengths: shape {list(lengths.shape)}, {lengths.dtype}; need int64 [{batch}], "
+            "which all members of a population share."
         )
     counted: list[int] = lengths.tolist()
     if min(counted) < 1 or max(counted) > num_tokens:
@@ -64,8 +62,9 @@ def check_root(root: Tensor, leaves: Tensor) -> None:
     Raises:
         ValueError: its shape, dtype or device disagrees.
     """
+    wanted_shape = [leaves.shape[-1]] if leaves.dim() < 4 else [leaves.shape[0], leaves.shape[-1]]
     for what, found, wanted in (
-        ("shape", list(root.shape), [leaves.shape[-1]]),
+        ("shape", list(root.shape), wanted_shape),
         ("dtype", root.dtype, leaves.dtype),
         ("device", root.device, leaves.device),
     ):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ldru_kernels.checks import check_inputs, check_root
-from ldru_kernels.frontier import plan_for, run
+from ldru_kernels.frontend import Execution, run
+from ldru_kernels.ops import scan_plan
 from ldru_kernels.reference import parent_states
-from ldru_kernels.schedule import build_scan
 from ldru_kernels.weights import MergeWeights, check_weights
 
 
@@ -26,6 +26,9 @@ def prefix_scan(
     inclusive: bool = True,
     root: Tensor | None = None,
     dropout: float = 0.0,
+    precision: str | None = None,
+    backend: str = "auto",
+    recompute: bool | None = None,
 ) -> Tensor:
     """Return the state of every prefix, with about 2 T merges in 2 log2 T levels.
 
@@ -33,18 +36,22 @@ def prefix_scan(
     t, that merge from the left: ((B1 B2) B3) ..., or ((e B1) B2) ... with a root element e.
 
     Args:
-        leaves: leaf states, [B, T, E], floating point, B >= 1, T >= 1.
-        weights: of the same E, dtype and device; without an identity element, which is a matter
+        leaves: leaf states, [B, T, E], floating point, B >= 1, T >= 1; of a population,
+            [P, B, T, E].
+        weights: of the same E, dtype and device, for a population [P, ...] each; without an identity element, which is a matter
             of lone nodes.
         lengths: tokens that count in each sequence, int64 [B], each in 1..T; None means all T.
         inclusive: whether position t holds the prefix of tokens 0..t, otherwise that of the tokens
             before t, which at position 0 is the root element.
-        root: element before the first token, [E]; exclusive scans need one.
+        root: element before the first token, [E] or [P, E]; exclusive scans need one.
         dropout: probability of zeroing a feature of a parent state, in [0, 1). A block has one
             state, and so one mask, in all prefixes that it is part of.
+        precision: as in `tree_reduce`.
+        backend: as in `tree_reduce`.
+        recompute: as in `tree_reduce`.
 
     Returns:
-        Prefix states, [B, T, E], in the dtype of ``leaves``; 0 beyond a sequence's length.
+        Prefix states, in the shape and dtype of ``leaves``; 0 beyond a sequence's length.
 
     Raises:
         ValueError: a shape, dtype or device disagrees (the message names the odd one out), a length
@@ -53,29 +60,24 @@ def prefix_scan(
     Source: Blelloch, "Prefix sums and their applications" (1990), for operators that need not be
     associative.
     """
-    counted = check_inputs(leaves, weights, lengths, dropout)
+    check_inputs(leaves, weights, dropout)
     _refuse_identity(weights)
     if root is None and not inclusive:
         raise ValueError("root: an exclusive scan needs one, the state before the first token.")
-    batch, num_tokens, width = leaves.shape
+    trees = leaves if leaves.dim() == 4 else leaves[None]
+    population, _, _, width = trees.shape
     # the state of no prefix, which stands beyond the end of a sequence
-    inputs = [leaves.flatten(0, 1), leaves.new_zeros(1, width)]
+    extra = trees.new_zeros(population, 1, width)
     if root is not None:
         check_root(root, leaves)
-        inputs.append(root[None])
-    plan = plan_for(
-        build_scan,
-        counted,
-        num_tokens,
-        leaves.device,
-        inclusive=inclusive,
-        has_root=root is not None,
-    )
-    return run(plan, torch.cat(inputs), weights, dropout).view(batch, num_tokens, width)
+        extra = torch.cat([extra, root.reshape(population, 1, width)], dim=1)
+    plan = scan_plan(lengths, trees, inclusive=inclusive, has_root=root is not None)
+    execution = Execution(dropout, precision, backend, recompute)
+    return run(plan, trees.flatten(1, 2), extra, weights, execution).view(leaves.shape)
 
 
 class _Block(NamedTuple):
-    """A complete block of 2^height tokens and the prefix that ends with it, [B, E] each."""
+    """A complete block of 2^height tokens and the prefix that ends with it, [..., B, E] each."""
 
     height: int
     state: Tensor
@@ -90,7 +92,7 @@ class StreamingScan:
 
     Args:
         weights: without an identity element.
-        root: element before the first token, [E], or None.
+        root: element before the first token, [E] or [P, E], or None.
 
     Raises:
         ValueError: there is an identity element.
@@ -106,31 +108,36 @@ class StreamingScan:
         """Take the next token of every stream and return the prefixes that end with it.
 
         Args:
-            leaf: leaf states, [B, E]; B, dtype and device stay as in the first call.
+            leaf: leaf states, [B, E], or [P, B, E] for a population; shape, dtype and device stay
+                as in the first call.
 
         Returns:
-            Prefix states, [B, E].
+            Prefix states, in the shape of ``leaf``.
 
         Raises:
             ValueError: shape, dtype or device disagrees with the weights or with earlier tokens;
                 nothing is changed then.
         """
-        if leaf.dim() != 2 or not leaf.is_floating_point() or 0 in leaf.shape:
+        if leaf.dim() not in (2, 3) or not leaf.is_floating_point() or 0 in leaf.shape:
             raise ValueError(
-                f"leaf: shape {list(leaf.shape)}, {leaf.dtype}; need floating point [B, E]."
+                f"leaf: shape {list(leaf.shape)}, {leaf.dtype}; need floating point [B, E], "
+                "or [P, B, E] for a population."
             )
-        check_weights(self.weights, leaf)
+        check_weights(self.weights, leaf, population=len(leaf) if leaf.dim() == 3 else None)
         if self.root is not None:
-            check_root(self.root, leaf)
+            # a token is a sequence of length 1
+            check_root(self.root, leaf.unsqueeze(-2))
         if self._blocks and self._blocks[0].state.shape != leaf.shape:
-            streams = len(self._blocks[0].state)
+            streams = self._blocks[0].state.shape[-2]
             raise ValueError(f"leaf: shape {list(leaf.shape)}, but there are {streams} streams.")
         height, state, older = 0, leaf, list(self._blocks)
         while older and older[-1].height == height:
             state = self._merge(older.pop().state, state)
             height += 1
         before = older[-1].prefix if older else self.root
-        prefix = state if before is None else self._merge(before.expand_as(state), state)
+        if before is not None and before is self.root:
+            before = before.unsqueeze(-2).expand_as(state)
+        prefix = state if before is None else self._merge(before, state)
         # only now: an interrupted push leaves the stream as it was
         self._blocks = [*older, _Block(height, state, prefix)]
         self.num_tokens += 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldru_kernels.dropout import is_kept
 from ldru_kernels.schedule import build_schedule, fold
 from ldru_kernels.weights import (
     ElementwiseSum,
@@ -19,19 +20,32 @@ from ldru_kernels.weights import (
     MergeWeights,
     Mlp,
     Operator,
+    member,
 )
 
 NORM_EPS = 1e-5
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``x @ weight + bias`` for a weight that is stored [in, out]."""
+    """Return ``x @ weight + bias`` for a weight that is stored [in, out].
+
+    Weights of a population, [P, in, out] and [P, out], take x [P, n, in].
+    """
+    if weight.dim() == 3:
+        return torch.baddbmm(bias[:, None], x, weight)
     return F.linear(x, weight.mT, bias)
 
 
 def feed_forward(x: Tensor, ffn: FeedForward) -> Tensor:
     """Return ``relu(x w1 + b1) w2 + b2``, [..., E]; the residual is the caller's."""
     return affine(F.relu(affine(x, ffn.w1, ffn.b1)), ffn.w2, ffn.b2)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the layer norm over the last side; of a population, [P, n, E] with [P, E]."""
+    if weight.dim() == 2:
+        weight, bias = weight[:, None], bias[:, None]
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * weight + bias
 
 
 def merge(pairs: Tensor, operator: Operator) -> Tensor:
@@ -52,7 +66,7 @@ def merge(pairs: Tensor, operator: Operator) -> Tensor:
             keep_left, keep_right, write, content = cell.chunk(4, dim=-1)
             total = keep_left.sigmoid() * left + keep_right.sigmoid() * right
             total = total + write.sigmoid() * content
-            return F.layer_norm(total, total.shape[-1:], op.norm_weight, op.norm_bias, eps=NORM_EPS)
+            return layer_norm(total, op.norm_weight, op.norm_bias)
         case GatedSum() as op:
             gate = affine(pairs, op.weight, op.bias).sigmoid()
             return gate * left + (1 - gate) * right
@@ -62,21 +76,18 @@ def merge(pairs: Tensor, operator: Operator) -> Tensor:
             return left + right
 
 
-def parent_states(pairs: Tensor, weights: MergeWeights, dropout: float = 0.0) -> Tensor:
-    """Return the states of the parents of pairs [l; r]: merge, node FFN, norm, dropout.
+def parent_states(pairs: Tensor, weights: MergeWeights) -> Tensor:
+    """Return the states of the parents of pairs [l; r]: merge, node FFN, norm.
 
     Args:
-        pairs: left and right children side by side, [..., 2E].
+        pairs: left and right children side by side, [..., 2E]; [P, n, 2E] for a population.
         weights: of the same E, dtype and device.
-        dropout: probability of zeroing a feature of a parent; 0 is evaluation.
 
     Returns:
         Parent states, [..., E].
     """
     merged = merge(pairs, weights.operator)
-    merged = merged + feed_forward(merged, weights.node_ffn)
-    normed = F.layer_norm(merged, merged.shape[-1:], *weights.node_norm, eps=NORM_EPS)
-    return F.dropout(normed, dropout)
+    return layer_norm(merged + feed_forward(merged, weights.node_ffn), *weights.node_norm)
 
 
 def tree_reduce(
@@ -86,18 +97,44 @@ def tree_reduce(
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
     dropout: float = 0.0,
+    seed: Tensor | None = None,
 ) -> Tensor:
-    """Combine every sequence to one state; the definition of `ldru_kernels.tree_reduce`."""
+    """Combine every sequence to one state; the definition of `ldru_kernels.tree_reduce`.
+
+    With a seed of `dropout.new_seed`, the k-th merge of the schedule has the k-th mask.
+    """
+    if leaves.dim() == 3:
+        return _reduce(leaves, weights, 0, lengths, lone_node, dropout, seed)
+    roots = [
+        _reduce(trees, member(weights, p), p, lengths, lone_node, dropout, seed)
+        for p, trees in enumerate(leaves)
+    ]
+    return torch.stack(roots)
+
+
+def _reduce(
+    leaves: Tensor,
+    weights: MergeWeights,
+    p: int,
+    lengths: Tensor | None,
+    lone_node: str,
+    dropout: float,
+    seed: Tensor | None,
+) -> Tensor:
     batch, num_tokens, width = leaves.shape
     counted = [num_tokens] * batch if lengths is None else lengths.tolist()
     schedule = build_schedule(counted, num_tokens, lone_node)
     extra = leaves.new_zeros(width) if weights.identity is None else weights.identity
-    roots = fold(
-        schedule,
-        [*leaves.flatten(0, 1), extra],
-        lambda left, right: parent_states(torch.cat([left, right]), weights, dropout),
-    )
-    return torch.stack(roots)
+    numbers = iter(range(schedule.num_merges))
+
+    def join(left: Tensor, right: Tensor) -> Tensor:
+        state, number = parent_states(torch.cat([left, right]), weights), next(numbers)
+        if seed is None:
+            return state
+        kept = is_kept(seed, p + 1, torch.tensor([number]), width, dropout)
+        return state * kept[p, 0] / (1 - dropout)
+
+    return torch.stack(fold(schedule, [*leaves.flatten(0, 1), extra], join))
 
 
 def prefix_scan(
@@ -109,6 +146,15 @@ def prefix_scan(
     root: Tensor | None = None,
 ) -> Tensor:
     """Return the state of every prefix; the definition of `ldru_kernels.prefix_scan`."""
+    if leaves.dim() == 4:
+        roots = [None] * len(leaves) if root is None else root
+        scans = [
+            prefix_scan(
+                tree, member(weights, p), lengths=lengths, inclusive=inclusive, root=roots[p]
+            )
+            for p, tree in enumerate(leaves)
+        ]
+        return torch.stack(scans)
 
     def join(left: Tensor, right: Tensor) -> Tensor:
         return parent_states(torch.cat([left, right]), weights)

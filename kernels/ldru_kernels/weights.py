@@ -6,9 +6,11 @@ are the left and the right child.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 
@@ -94,7 +96,8 @@ OPERATORS: dict[str, type[Operator]] = {
 class MergeWeights(NamedTuple):
     """All weights of a tree: shared by every merge at every level.
 
-    ``identity`` [E] is the learned element of lone-node rule ``identity`` and None elsewhere.
+    A population of P trees has P as the first side of every tensor. ``identity`` [E] is the learned
+    element of lone-node rule ``identity`` and None elsewhere.
     """
 
     operator: Operator
@@ -126,8 +129,60 @@ def shapes(kind: type[Operator | FeedForward | Norm], width: int) -> dict[str, t
     }
 
 
-def check_weights(weights: MergeWeights, leaves: Tensor) -> None:
+def operator_name(operator: Operator) -> str:
+    """Return the name of the operator in `OPERATORS`."""
+    return next(name for name, kind in OPERATORS.items() if type(operator) is kind)
+
+
+def layout(operator: str, width: int) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Return where every tensor but the identity begins in `pack`'s result, and its shape.
+
+    Fields of the operator stand under their own names, the others as ``node_ffn.w1`` and so on.
+    """
+    found, begin = {}, 0
+    groups = {"": OPERATORS[operator], "node_ffn.": FeedForward, "node_norm.": Norm}
+    for prefix, kind in groups.items():
+        for name, shape in shapes(kind, width).items():
+            found[prefix + name] = (begin, shape)
+            begin += math.prod(shape)
+    return found
+
+
+def pack(weights: MergeWeights, *, population: bool) -> Tensor:
+    """Return all weights but the identity in one tensor, [P, S] in the order of `layout`.
+
+    P is 1 without a population.
+    """
+    groups = (weights.operator, weights.node_ffn, weights.node_norm)
+    first = 1 if population else 0
+    flat = [tensor.flatten(first) for group in groups for tensor in group]
+    return torch.cat(flat, dim=-1).view(-1, sum(part.shape[-1] for part in flat))
+
+
+def unpack(packed: Tensor, operator: str, width: int) -> dict[str, Tensor]:
+    """Return views of [P, S] by name: matrices [P, in, out], vectors [P, 1, out]."""
+    return {
+        name: packed[:, begin : begin + math.prod(shape)].view(len(packed), -1, shape[-1])
+        for name, (begin, shape) in layout(operator, width).items()
+    }
+
+
+def member(weights: MergeWeights, index: int) -> MergeWeights:
+    """Return the weights of one member of a population."""
+    groups = (weights.operator, weights.node_ffn, weights.node_norm)
+    chosen = (type(group)(*(tensor[index] for tensor in group)) for group in groups)
+    identity = None if weights.identity is None else weights.identity[index]
+    return MergeWeights(*chosen, identity)  # type: ignore[arg-type]
+
+
+def check_weights(weights: MergeWeights, leaves: Tensor, *, population: int | None = None) -> None:
     """Refuse weights that do not fit ``leaves`` [..., E].
+
+    Args:
+        weights: to be checked; with a population every tensor has P as its first side.
+        leaves: whose features, dtype and device the weights must have. Under autocast, which casts
+            both, the dtype is free.
+        population: P, or None.
 
     Raises:
         ValueError: the operator is unknown, or a tensor's shape, dtype or device disagrees; the
@@ -138,10 +193,12 @@ def check_weights(weights: MergeWeights, leaves: Tensor) -> None:
             f"weights.operator: {type(weights.operator).__name__} is no operator. "
             f"Known: {', '.join(kind.__name__ for kind in OPERATORS.values())}."
         )
+    is_cast = torch.is_autocast_enabled(leaves.device.type)
+    first = () if population is None else (population,)
     for name, tensor, shape in _expected(weights, leaves.shape[-1]):
         for what, found, wanted in (
-            ("shape", tuple(tensor.shape), shape),
-            ("dtype", tensor.dtype, leaves.dtype),
+            ("shape", tuple(tensor.shape), first + shape),
+            ("dtype", tensor.dtype, tensor.dtype if is_cast else leaves.dtype),
             ("device", tensor.device, leaves.device),
         ):
             if found != wanted:

@@ -1,14 +1,17 @@
-"""The brackets of every lone-node rule, written out by hand, and their frontiers."""
+"""The brackets of every lone-node rule, written out by hand, and their plans."""
 
 import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ldru_kernels.frontier import follow, plan_for
+from ldru_kernels.plan import ANY, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import (
     LONE_NODE_RULES,
     Schedule,
+    build_scan,
     build_schedule,
     fold,
     needs_padding,
@@ -175,23 +178,78 @@ def test_unknown_rule():
 
 
 def run(plan, inputs):
-    """Follow a plan on strings, as `tree_reduce` does on tensors."""
-    frontier = inputs
-    for step in plan.steps:
-        read = [frontier[row] for row in step.reads.tolist()]
-        kept, children = read[: step.num_kept], read[step.num_kept :]
-        frontier = kept + [
-            bracket(*pair) for pair in zip(children[::2], children[1::2], strict=True)
-        ]
-    return [frontier[row] for row in plan.roots.tolist()]
+    """Follow a plan on strings, as the ops do on tensors."""
+    nodes = list(inputs)
+    for left, right in plan.children.tolist():
+        nodes.append(bracket(nodes[left], nodes[right]))
+    return [nodes[node] for node in plan.results.tolist()]
+
+
+def readers_of(plan, node):
+    first, last = plan.reader_starts[node : node + 2].tolist()
+    return plan.readers[first:last].tolist()
+
+
+def check_plan(plan):
+    """Check what a backward pass relies on: who reads whom, and what the stages claim."""
+    read = plan.results.tolist() + plan.children.flatten().tolist()
+    num_nodes = len(plan.reader_starts) - 1
+    for node in range(num_nodes):
+        assert readers_of(plan, node) == [edge for edge, of in enumerate(read) if of == node]
+    first, first_merge = 0, 0
+    for stage, (size, first_child, entries, mode) in enumerate(plan.stages.tolist()):
+        readers = [readers_of(plan, node) for node in range(first, first + size)]
+        flat = [edge for edges in readers for edge in edges]
+        assert len(flat) == entries
+        if mode != ANY:
+            assert all(len(edges) == 1 for edges in readers)
+        if mode >= 0:
+            assert flat == list(range(mode, mode + size))
+        if stage >= plan.first_level:
+            children = plan.children[first_merge : first_merge + size].flatten().tolist()
+            is_range = children == list(range(children[0], children[0] + 2 * size))
+            assert first_child == (children[0] if is_range else -1)
+            first_merge += size
+        first += size
+    assert first == num_nodes
+    assert first_merge == len(plan.children)
 
 
 @pytest.mark.parametrize("rule", LONE_NODE_RULES)
-def test_frontiers_give_the_same_brackets(rule):
+@pytest.mark.parametrize("lengths", [[3, 1, 7, 33, 5, 9, 9, 2, 40], [1, 1], [16, 16, 16]])
+def test_plans_keep_the_brackets_and_know_their_readers(rule, lengths):
+    schedule = build_schedule(lengths, max(lengths), rule)
+    plan = make_plan(schedule, int(needs_padding(rule)), len(lengths))
+    inputs = [f"<{i}>" for i in range(schedule.num_inputs)]
+    assert run(plan, inputs) == fold(schedule, inputs, bracket)
+    check_plan(plan)
+
+
+def test_neighbours_need_no_index():
+    plan = make_plan(build_schedule([8, 8], 8, "carry"), 0, 2)
+    assert plan.stages[1:, 1].tolist() == [0, 16, 24]
+    # edge 0 and 1 are the results, so that the leaves are read by edges 2 to 17
+    assert plan.stages[:, 3].tolist() == [2, 18, 26, 0]
+
+
+@pytest.mark.parametrize("rule", LONE_NODE_RULES)
+def test_bounds_part_the_merges_by_sequence(rule):
     lengths = [3, 1, 7, 33, 5, 9, 9, 2, 40]
     schedule = build_schedule(lengths, 40, rule)
-    inputs = [f"<{i}>" for i in range(schedule.num_inputs)]
-    assert run(follow(schedule), inputs) == fold(schedule, inputs, bracket)
+    plan = make_plan(schedule, int(needs_padding(rule)), len(lengths))
+    if rule == "pad_power_of_two":
+        assert plan.header.tolist() == [1, 0]
+        return
+    assert bool(plan.header[1])
+    leaf_of = [{i // 40} for i in range(40 * len(lengths))] + [set()] * int(plan.header[0])
+    for left, right in plan.children.tolist():
+        leaf_of.append(leaf_of[left] | leaf_of[right])
+    made = leaf_of[schedule.num_inputs :]
+    for row in plan.bounds.tolist():
+        for sequence in range(len(lengths)):
+            assert all(of == {sequence} for of in made[row[sequence] : row[sequence + 1]])
+    firsts = plan.bounds[:, 0].tolist()
+    assert [*firsts[1:], len(plan.children)] == plan.bounds[:, -1].tolist()
 
 
 def test_a_node_may_be_read_often_late_or_never():
@@ -201,14 +259,33 @@ def test_a_node_may_be_read_often_late_or_never():
     schedule = Schedule(4, (first, second, third), roots=torch.tensor([8, 0, 4, 8]))
     wanted = ["(((aa)(aa))(aa))", "a", "(aa)", "(((aa)(aa))(aa))"]
     assert fold(schedule, "abcd", bracket) == wanted
-    assert run(follow(schedule), list("abcd")) == wanted
+    plan = make_plan(schedule, 1)
+    assert run(plan, "abcd") == wanted
+    check_plan(plan)
+    assert plan.header.tolist() == [1, 0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 24), min_size=1, max_size=4), st.booleans())
+def test_plans_of_scans_know_their_readers(lengths, inclusive):
+    schedule = build_scan(lengths, 24, inclusive=inclusive, has_root=True)
+    plan = make_plan(schedule, 2, len(lengths))
+    check_plan(plan)
+    assert plan.header.tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("rule", LONE_NODE_RULES)
-def test_all_frontiers_together_are_linear_in_the_leaves(rule):
-    plan = follow(build_schedule([1000, 999, 1, 513], 1000, rule))
-    num_leaves = 1000 + 999 + 1 + 513
-    assert sum(len(step.reads) for step in plan.steps) < 2.1 * num_leaves
+def test_a_plan_of_the_largest_sizes_says_the_same(rule):
+    lengths = [13, 1, 7]
+    schedule = build_schedule(lengths, 13, rule)
+    plan = make_plan(schedule, int(needs_padding(rule)), 3)
+    sizes = largest_sizes(3, 13, schedule.num_inputs, 3)
+    grown = pad(plan, sizes)
+    assert {name: tuple(tensor.shape) for name, tensor in grown._asdict().items()} == sizes
+    assert int(grown.stages[:, 0].sum()) == schedule.num_inputs + schedule.num_merges
+    for name, tensor in plan._asdict().items():
+        corner = tuple(slice(side) for side in tensor.shape)
+        assert torch.equal(getattr(grown, name)[corner], tensor)
 
 
 def test_plans_are_cached_for_repeated_lengths_only():

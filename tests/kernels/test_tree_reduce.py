@@ -14,22 +14,25 @@ from ldru_kernels import (
     FeedForward,
     MergeWeights,
     Norm,
-    frontier,
-    parent_states,
     reference,
     shapes,
+    torch_path,
     tree_reduce,
 )
+from ldru_kernels.dropout import is_kept, new_seed
 
 LENGTHS = [33, 1, 2, 3, 7, 33, 4]
 
 
-def random_weights(operator, width, lone_node="zero_left", dtype=torch.float64):
+def random_weights(
+    operator, width, lone_node="zero_left", dtype=torch.float64, population=None, device="cpu"
+):
     generator = torch.Generator().manual_seed(1)
+    first = () if population is None else (population,)
 
     def draw(*shape):
-        values = torch.randn(shape, generator=generator, dtype=dtype)
-        return (values / shape[0] ** 0.5).requires_grad_()
+        values = torch.randn(first + shape, generator=generator, dtype=torch.float64)
+        return (values / shape[0] ** 0.5).to(device, dtype).requires_grad_()
 
     def group(kind):
         return kind(**{name: draw(*shape) for name, shape in shapes(kind, width).items()})
@@ -122,7 +125,7 @@ def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
     weights = random_weights("mlp", 4)
     leaves = random_leaves(3, 50, 4)
     whole = root_and_gradients(tree_reduce, leaves, weights)
-    monkeypatch.setattr(frontier, "_CPU_BLOCK", 7 * 8)
+    monkeypatch.setattr(torch_path, "_CPU_BLOCK", 7 * 8)
     blocks = root_and_gradients(tree_reduce, leaves, weights)
     for name in whole:
         torch.testing.assert_close(blocks[name], whole[name], rtol=1e-10, atol=1e-10, msg=name)
@@ -156,16 +159,75 @@ def test_dropout_zeroes_or_scales_parents():
     assert torch.equal(tree_reduce(leaves, weights, dropout=0.25), dropped)
 
 
-def test_a_carried_node_is_not_dropped():
-    # the parent of a carried leaf is the only merge above it
-    weights = random_weights("linear", 4)
-    leaves = random_leaves(500, 3, 4)
+@pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
+@pytest.mark.parametrize("population", [None, 3])
+def test_dropout_has_the_masks_of_the_definition(lone_node, population):
+    weights = random_weights("mlp", 4, lone_node, population=population)
+    leaves = random_leaves(*([population] if population else []), 4, 9, 4)
+    arguments = {"lengths": torch.tensor([9, 3, 1, 7]), "lone_node": lone_node, "dropout": 0.3}
     torch.manual_seed(0)
-    mean = tree_reduce(leaves, weights, lone_node="carry", dropout=0.5).mean()
+    found = root_and_gradients(tree_reduce, leaves, weights, **arguments)
     torch.manual_seed(0)
-    first = parent_states(leaves[:, :2].flatten(1), weights, 0.5)
-    second = parent_states(torch.cat([first, leaves[:, 2]], dim=1), weights, 0.5)
-    torch.testing.assert_close(mean, second.mean())
+    seed = new_seed(leaves.device)
+    wanted = root_and_gradients(reference.tree_reduce, leaves, weights, **arguments, seed=seed)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_masks_are_fair_and_unrelated():
+    # 2^20 draws at 0.3: five standard deviations are 0.0022
+    kept = is_kept(new_seed(torch.device("cpu")), 4, torch.arange(4096), 64, 0.3).double()
+    assert abs(kept.mean() - 0.7) < 0.0022
+    # between members, merges, features and seeds
+    for other in (
+        kept.roll(1, 0),
+        kept.roll(1, 1),
+        kept.roll(1, 2),
+        is_kept(new_seed(torch.device("cpu")), 4, torch.arange(4096), 64, 0.3).double(),
+    ):
+        correlation = torch.corrcoef(torch.stack([kept.flatten(), other.flatten()]))[0, 1]
+        assert abs(correlation) < 5 / 2**10
+
+
+@pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_a_population_is_its_members_side_by_side(operator, lone_node):
+    weights = random_weights(operator, 4, lone_node, population=3)
+    leaves = random_leaves(3, len(LENGTHS), 33, 4)
+    arguments = {"lengths": torch.tensor(LENGTHS), "lone_node": lone_node}
+    found = root_and_gradients(tree_reduce, leaves, weights, **arguments)
+    wanted = root_and_gradients(reference.tree_reduce, leaves, weights, **arguments)
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_recomputing_changes_memory_only(operator):
+    weights = random_weights(operator, 4)
+    leaves = random_leaves(5, 12, 4)
+    kept = root_and_gradients(tree_reduce, leaves, weights, dropout=0.0, recompute=False)
+    again = root_and_gradients(tree_reduce, leaves, weights, dropout=0.0, recompute=True)
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def saved_bytes(recompute):
+    weights = random_weights("mlp", 8, dtype=torch.float32)
+    leaves = random_leaves(2, 256, 8, dtype=torch.float32)
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        tree_reduce(leaves, weights, recompute=recompute)
+    return sum(sizes)
+
+
+def test_recomputing_keeps_a_few_states_per_token():
+    leaves = 2 * 256 * 8 * 4
+    assert saved_bytes(recompute=True) < 5 * leaves
+    assert saved_bytes(recompute=False) > 15 * leaves
 
 
 def test_bfloat16_in_bfloat16_out():

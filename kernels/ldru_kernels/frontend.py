@@ -1,0 +1,77 @@
+"""What the public ops have in common: from checked arguments to one call of the registered op."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldru_kernels import torch_path
+from ldru_kernels.choice import choose_backend, choose_operands, keeps_hidden
+from ldru_kernels.dropout import new_seed
+from ldru_kernels.ops import merge_nodes
+from ldru_kernels.torch_path import Settings
+from ldru_kernels.weights import MergeWeights, operator_name, pack
+
+
+class Execution(NamedTuple):
+    """How a call is to run; see `tree_reduce` for what the fields mean."""
+
+    dropout: float
+    precision: str | None
+    backend: str
+    recompute: bool | None
+
+
+def run(
+    plan: list[Tensor],
+    leaves: Tensor,
+    extra: Tensor | None,
+    weights: MergeWeights,
+    execution: Execution,
+) -> Tensor:
+    """Run a plan on states and return the states of its results, [P, R, E].
+
+    Args:
+        plan: of `ops.tree_plan` and its like.
+        leaves: the first inputs, [P, N - K, E]; P is 1 without a population.
+        extra: the last K inputs, [P, K, E], or None.
+        weights: with or without a population.
+        execution: how.
+    """
+    dtype = leaves.dtype
+    if torch.is_autocast_enabled(leaves.device.type) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(leaves.device.type)
+    operator = operator_name(weights.operator)
+    packed = pack(weights, population=weights.node_norm.weight.dim() == 2).to(dtype)
+    if extra is None:
+        extra = leaves.new_empty(len(leaves), 0, leaves.shape[2])
+    operands = choose_operands(execution.precision, dtype)
+    backend = choose_backend(execution.backend, leaves, operator)
+    settings = Settings(operator, execution.dropout, operands, keeps_hidden=True, backend=backend)
+    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, packed))
+    if keeps:
+        num_rows = len(leaves) * plan[0].shape[0]
+        num_kept = num_rows * torch_path.kept_size(settings, leaves.shape[2])
+        keeps = keeps_hidden(execution.recompute, num_kept, torch_path.compute_dtype(dtype))
+    if execution.dropout:
+        seed = new_seed(leaves.device)
+    else:
+        seed = torch.empty(0, dtype=torch.int64, device=leaves.device)
+    results: Tensor = merge_nodes(
+        leaves.to(dtype),
+        extra.to(dtype),
+        packed,
+        seed,
+        plan,
+        *settings._replace(keeps_hidden=keeps),
+    )[0]
+    return results
+
+
+def padding(weights: MergeWeights, leaves: Tensor) -> Tensor:
+    """Return the element that lone nodes merge with, for leaves [P, N, E]: [P, 1, E]."""
+    if weights.identity is None:
+        return leaves.new_zeros(len(leaves), 1, leaves.shape[2])
+    return weights.identity.reshape(len(leaves), 1, -1)

@@ -1,0 +1,310 @@
+"""The registered ops: opaque to autograd and to the compiler, one forward and one backward pass.
+
+`merge_nodes` runs any plan on any states. `plan_tree`, `plan_scan` and `plan_tokens` make the plan
+inside a compiled graph, where the host may not look at lengths; sizes must then be known before,
+so that they are the largest possible.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldru_kernels import torch_path
+from ldru_kernels.checks import check_lengths
+from ldru_kernels.plan import Plan, largest_sizes, make_plan, pad, plan_for
+from ldru_kernels.schedule import build_scan, build_schedule, needs_padding, share_subtrees
+from ldru_kernels.torch_path import Settings
+
+
+@torch.library.custom_op("ldru_kernels::merge_nodes", mutates_args=())
+def merge_nodes(
+    leaves: Tensor,
+    extra: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: list[Tensor],
+    operator: str,
+    dropout: float,
+    operands: str,
+    keeps_hidden: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a plan.
+
+    Args:
+        leaves: the first inputs, [P, N - K, E].
+        extra: the last K inputs, [P, K, E].
+        packed: of `weights.pack`, [P, S].
+        seed: of `dropout.new_seed`; not read without dropout.
+        plan: the fields of a `Plan`.
+        operator: the first field of `Settings`, which the others complete.
+        dropout: see there.
+        operands: see there.
+        keeps_hidden: see there.
+        backend: see there.
+
+    Returns:
+        The results [P, R, E], and for the backward pass the states of all nodes and the hidden
+        layers, both of no use to anybody else.
+    """
+    made = Plan(*plan)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    population, num_leaves, width = leaves.shape
+    num_nodes = num_leaves + extra.shape[1] + len(made.children)
+    states = leaves.new_empty(population, num_nodes, width)
+    states[:, :num_leaves] = leaves
+    states[:, num_leaves : num_leaves + extra.shape[1]] = extra
+    kept = _path(backend).forward(states, packed, seed, made, settings)
+    return states.index_select(1, made.results), states, kept
+
+
+@merge_nodes.register_fake
+def _(
+    leaves: Tensor,
+    extra: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: list[Tensor],
+    operator: str,
+    dropout: float,
+    operands: str,
+    keeps_hidden: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    made = Plan(*plan)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    population, num_leaves, width = leaves.shape
+    num_merges = made.children.shape[0]
+    results = leaves.new_empty(population, made.results.shape[0], width)
+    states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
+    size = torch_path.kept_size(settings, width)
+    dtype = torch_path.compute_dtype(leaves.dtype)
+    return results, states, packed.new_empty(population * num_merges * size, dtype=dtype)
+
+
+@torch.library.custom_op("ldru_kernels::merge_nodes_backward", mutates_args=())
+def merge_nodes_backward(
+    d_results: Tensor,
+    states: Tensor,
+    kept: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: list[Tensor],
+    operator: str,
+    dropout: float,
+    operands: str,
+    keeps_hidden: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of all inputs, [P, N, E], and of ``packed``, [P, S]."""
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    path = _path(backend)
+    return path.backward(d_results, states, kept, packed, seed, Plan(*plan), settings)
+
+
+@merge_nodes_backward.register_fake
+def _(
+    d_results: Tensor,
+    states: Tensor,
+    kept: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: list[Tensor],
+    operator: str,
+    dropout: float,
+    operands: str,
+    keeps_hidden: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    num_inputs = states.shape[1] - plan[0].shape[0]
+    d_inputs = states.new_empty(states.shape[0], num_inputs, states.shape[2])
+    return d_inputs, torch.empty_like(packed)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    leaves, _, packed, seed, plan, *settings = inputs
+    _, states, kept = output
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(states, kept, packed, seed, *plan)
+    ctx.num_leaves, ctx.settings = leaves.shape[1], settings
+
+
+def _backward(ctx: Any, d_results: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    states, kept, packed, seed, *plan = ctx.saved_tensors
+    # autograd wants an answer for every argument, in the arguments' own shape
+    others = (None, [None] * len(plan), *(None for _ in ctx.settings))
+    if d_results is None:
+        return None, None, None, *others
+    d_inputs, d_packed = merge_nodes_backward(
+        d_results, states, kept, packed, seed, plan, *ctx.settings
+    )
+    return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_packed, *others
+
+
+merge_nodes.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _path(backend: str) -> Any:
+    if backend == "torch":
+        return torch_path
+    from ldru_kernels import triton_path
+
+    return triton_path
+
+
+def tree_plan(lengths: Tensor | None, leaves: Tensor, lone_node: str) -> list[Tensor]:
+    """Return the plan of `schedule.build_schedule` for leaves [P, B, T, E]."""
+    op = plan_tree if torch.compiler.is_compiling() else _tree
+    return list(op(lengths, *leaves.shape[1:3], lone_node, leaves.device))
+
+
+def scan_plan(
+    lengths: Tensor | None, leaves: Tensor, *, inclusive: bool, has_root: bool
+) -> list[Tensor]:
+    """Return the plan of `schedule.build_scan` for leaves [P, B, T, E]."""
+    op = plan_scan if torch.compiler.is_compiling() else _scan
+    return list(op(lengths, *leaves.shape[1:3], inclusive, has_root, leaves.device))
+
+
+def tokens_plan(
+    lengths: Tensor | None, tokens: Tensor, num_symbols: int, lone_node: str, device: torch.device
+) -> list[Tensor]:
+    """Return the plan that merges equal subtrees of tokens [B, T] once."""
+    op = plan_tokens if torch.compiler.is_compiling() else _tokens
+    return list(op(lengths, tokens, num_symbols, lone_node, device))
+
+
+def _tree(
+    lengths: Tensor | None, batch: int, num_tokens: int, lone_node: str, device: torch.device
+) -> Plan:
+    counted = check_lengths(lengths, batch, num_tokens)
+    return plan_for(build_schedule, counted, num_tokens, device, lone_node=lone_node)
+
+
+def _scan(
+    lengths: Tensor | None,
+    batch: int,
+    num_tokens: int,
+    inclusive: bool,
+    has_root: bool,
+    device: torch.device,
+) -> Plan:
+    counted = check_lengths(lengths, batch, num_tokens)
+    options = {"inclusive": inclusive, "has_root": has_root}
+    return plan_for(build_scan, counted, num_tokens, device, **options)
+
+
+def _tokens(
+    lengths: Tensor | None,
+    tokens: Tensor,
+    num_symbols: int,
+    lone_node: str,
+    device: torch.device,
+) -> Plan:
+    batch, num_tokens = tokens.shape
+    counted = check_lengths(lengths, batch, num_tokens)
+    symbols = tokens.cpu()
+    is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
+    if not bool(((symbols >= 0) & (symbols < num_symbols))[is_read].all()):
+        raise ValueError(
+            f"tokens: from {int(symbols[is_read].min())} to {int(symbols[is_read].max())}; "
+            f"the table has rows 0 to {num_symbols - 1}."
+        )
+    with torch.inference_mode(mode=False):
+        schedule = build_schedule(counted, num_tokens, lone_node)
+        # the padding element comes after the leaves, as it comes after the symbols
+        padding = torch.full((int(needs_padding(lone_node)),), num_symbols)
+        inputs = torch.cat([symbols.flatten(), padding])
+        shared = share_subtrees(schedule, inputs, num_symbols + len(padding))
+        return make_plan(shared, len(padding)).to(device)
+
+
+@torch.library.custom_op("ldru_kernels::plan_tree", mutates_args=())
+def plan_tree(
+    lengths: Tensor | None, batch: int, num_tokens: int, lone_node: str, device: torch.device
+) -> list[Tensor]:
+    """Make the plan of `schedule.build_schedule`, with the largest sizes."""
+    plan = _tree(lengths, batch, num_tokens, lone_node, device)
+    return _padded(plan, batch, num_tokens, batch * num_tokens + needs_padding(lone_node), batch)
+
+
+@plan_tree.register_fake
+def _(
+    lengths: Tensor | None, batch: int, num_tokens: int, lone_node: str, device: torch.device
+) -> list[Tensor]:
+    num_inputs = batch * num_tokens + needs_padding(lone_node)
+    return _empty(device, batch, num_tokens, num_inputs, batch)
+
+
+@torch.library.custom_op("ldru_kernels::plan_scan", mutates_args=())
+def plan_scan(
+    lengths: Tensor | None,
+    batch: int,
+    num_tokens: int,
+    inclusive: bool,
+    has_root: bool,
+    device: torch.device,
+) -> list[Tensor]:
+    """Make the plan of `schedule.build_scan`, with the largest sizes."""
+    plan = _scan(lengths, batch, num_tokens, inclusive, has_root, device)
+    places = batch * num_tokens
+    return _padded(plan, batch, num_tokens, places + 1 + has_root, places)
+
+
+@plan_scan.register_fake
+def _(
+    lengths: Tensor | None,
+    batch: int,
+    num_tokens: int,
+    inclusive: bool,
+    has_root: bool,
+    device: torch.device,
+) -> list[Tensor]:
+    places = batch * num_tokens
+    return _empty(device, batch, num_tokens, places + 1 + has_root, places)
+
+
+@torch.library.custom_op("ldru_kernels::plan_tokens", mutates_args=())
+def plan_tokens(
+    lengths: Tensor | None,
+    tokens: Tensor,
+    num_symbols: int,
+    lone_node: str,
+    device: torch.device,
+) -> list[Tensor]:
+    """Make the plan that merges equal subtrees once, with the largest sizes."""
+    plan = _tokens(lengths, tokens, num_symbols, lone_node, device)
+    batch, num_tokens = tokens.shape
+    return _padded(plan, batch, num_tokens, num_symbols + needs_padding(lone_node), batch)
+
+
+@plan_tokens.register_fake
+def _(
+    lengths: Tensor | None,
+    tokens: Tensor,
+    num_symbols: int,
+    lone_node: str,
+    device: torch.device,
+) -> list[Tensor]:
+    batch, num_tokens = tokens.shape
+    return _empty(device, batch, num_tokens, num_symbols + needs_padding(lone_node), batch)
+
+
+def _padded(
+    plan: Plan, batch: int, num_tokens: int, num_inputs: int, num_results: int
+) -> list[Tensor]:
+    return list(pad(plan, largest_sizes(batch, num_tokens, num_inputs, num_results)))
+
+
+def _empty(
+    device: torch.device, batch: int, num_tokens: int, num_inputs: int, num_results: int
+) -> list[Tensor]:
+    sizes = largest_sizes(batch, num_tokens, num_inputs, num_results)
+    *on_device, header, stages = (sizes[name] for name in Plan._fields)
+    return [
+        *(torch.empty(size, dtype=torch.int32, device=device) for size in on_device),
+        *(torch.empty(size, dtype=torch.int64, device="cpu") for size in (header, stages)),
+    ]

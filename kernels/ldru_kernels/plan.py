@@ -1,0 +1,200 @@
+"""A schedule as the tensors that every backend runs: who merges whom, and who reads whom.
+
+States of all nodes stand in one buffer, the inputs first and then the parents in the order of
+their merges, so that a level writes rows that lie together. Gradients stand in a buffer of edges,
+one row per read of a node: first one per result, then two per merge, left and right child. Each
+edge is written once, and a node's gradient is the sum over its readers in a fixed order, so that
+the backward pass needs no atomic addition and repeats to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldru_kernels.schedule import Schedule
+
+# a scan has at most 2 log2 T + 2, and T is below 2^31
+_MOST_LEVELS = 64
+# 64 plans of this many leaves are about 100 MiB
+_LARGEST_CACHED = 2**15
+
+# how the gradient of a stage's nodes is read, where not from edges that lie together
+ONE_EACH, ANY = -1, -2
+
+
+class Plan(NamedTuple):
+    """What the ops take: N inputs, M merges in L levels, R results.
+
+    ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are the
+    edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``, int32
+    [N + M + 1]. ``bounds`` int32 [L, B + 1]: the merges of sequence b at a level are
+    ``bounds[l, b]`` up to ``bounds[l, b + 1]``.
+
+    Two tensors stay on the CPU, because they steer the host. ``header`` int64 [2]: how many of the
+    inputs, the last K, are no leaves; and whether ``bounds`` holds, which is so where no merge
+    belongs to several sequences. ``stages`` int64 [1 + K + L, 4]: the leaves, each further input,
+    each level: its number of nodes; the first child where a level's children lie together,
+    otherwise -1; its number of reader entries; and the first of its readers where they lie
+    together, one for each node, otherwise `ONE_EACH` or `ANY`.
+    """
+
+    children: Tensor
+    results: Tensor
+    readers: Tensor
+    reader_starts: Tensor
+    bounds: Tensor
+    header: Tensor
+    stages: Tensor
+
+    @property
+    def first_level(self) -> int:
+        """The stage of level 0."""
+        return 1 + int(self.header[0])
+
+    def to(self, device: torch.device) -> Plan:
+        """Return the plan on ``device``, but for what steers the host."""
+        moved = (tensor.to(device) for tensor in self[:-2])
+        return Plan(*moved, self.header, self.stages)
+
+
+def plan_for(
+    build: Callable[..., Schedule],
+    lengths: Sequence[int],
+    num_tokens: int,
+    device: torch.device,
+    **options: str | bool,
+) -> Plan:
+    """Return the plan of a batch, with its tensors on ``device``.
+
+    Args:
+        build: `build_schedule` or `build_scan`; a function that is defined once, for the cache.
+        lengths: [B], each in 1..num_tokens.
+        num_tokens: T, the leaves that a sequence has room for.
+        device: of the leaves.
+        options: further arguments of ``build``.
+    """
+    key = (build, tuple(lengths), num_tokens, str(device), tuple(options.items()))
+    if len(lengths) * num_tokens > _LARGEST_CACHED:
+        return _plan_for.__wrapped__(*key)
+    return _plan_for(*key)
+
+
+@lru_cache(maxsize=64)
+def _plan_for(
+    build: Callable[..., Schedule],
+    lengths: tuple[int, ...],
+    num_tokens: int,
+    device: str,
+    options: tuple[tuple[str, str | bool], ...],
+) -> Plan:
+    # a tensor made in inference mode could not serve a later backward pass
+    with torch.inference_mode(mode=False):
+        schedule = build(lengths, num_tokens, **dict(options))
+        num_extra = schedule.num_inputs - len(lengths) * num_tokens
+        return make_plan(schedule, num_extra, len(lengths)).to(torch.device(device))
+
+
+def make_plan(schedule: Schedule, num_extra: int, num_sequences: int | None = None) -> Plan:
+    """Return the plan of any schedule, on the CPU.
+
+    Args:
+        schedule: of fewer than 2^30 nodes.
+        num_extra: K, the inputs that are no leaves, the last ones.
+        num_sequences: B, where each has its own and as many leaves; None where leaves are shared.
+
+    Raises:
+        ValueError: the schedule has too many nodes.
+    """
+    num_nodes = schedule.num_inputs + schedule.num_merges
+    if num_nodes >= 2**30:
+        raise ValueError(f"{num_nodes} nodes are too many for one call; split the batch.")
+    empty = torch.empty(0, 2, dtype=torch.int64)
+    levels = [torch.stack(level, dim=1) for level in schedule.levels]
+    children = torch.cat([empty, *levels])
+    # the edges are numbered as they stand here, so that a stable sort keeps their order
+    read = torch.cat([schedule.roots, children.flatten()])
+    readers = torch.argsort(read, stable=True)
+    counts = torch.bincount(read, minlength=num_nodes)
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    num_leaves = schedule.num_inputs - num_extra
+    sizes = [num_leaves] + [1] * num_extra + [len(level) for level in levels]
+    stages, first = [], 0
+    for size, level in zip(sizes, [empty] * (1 + num_extra) + levels, strict=True):
+        entries = readers[starts[first] : starts[first + size]]
+        mode = ANY
+        if bool((counts[first : first + size] == 1).all()):
+            mode = int(entries[0]) if _is_range(entries) else ONE_EACH
+        first_child = int(level[0, 0]) if _is_range(level.flatten()) else -1
+        stages.append([size, first_child, len(entries), mode])
+        first += size
+    bounds = None
+    if num_sequences is not None:
+        owners = torch.arange(num_sequences).repeat_interleave(num_leaves // num_sequences)
+        bounds = _bounds(schedule, owners, num_sequences)
+    return Plan(
+        children.int(),
+        schedule.roots.int(),
+        readers.int(),
+        starts.int(),
+        torch.empty(0, 0, dtype=torch.int32) if bounds is None else bounds,
+        torch.tensor([num_extra, bounds is not None]),
+        torch.tensor(stages),
+    )
+
+
+def largest_sizes(
+    batch: int, num_tokens: int, num_inputs: int, num_results: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a plan that any lengths of a batch fit in.
+
+    A tree of T leaves makes T - 1 merges and at most one of a lone node per level, a scan fewer
+    than 2 T, a batch at most one of paddings per level.
+    """
+    num_merges = 2 * batch * num_tokens + _MOST_LEVELS
+    return {
+        "children": (num_merges, 2),
+        "results": (num_results,),
+        "readers": (num_results + 2 * num_merges,),
+        "reader_starts": (num_inputs + num_merges + 1,),
+        "bounds": (_MOST_LEVELS, batch + 1),
+        "header": (2,),
+        "stages": (3 + _MOST_LEVELS, 4),
+    }
+
+
+def pad(plan: Plan, sizes: dict[str, tuple[int, ...]]) -> Plan:
+    """Return a plan of larger sizes, for compiled graphs; nothing that is added is ever read."""
+    grown = {}
+    for name, tensor in plan._asdict().items():
+        grown[name] = tensor.new_zeros(sizes[name])
+        grown[name][tuple(slice(side) for side in tensor.shape)] = tensor
+    return Plan(**grown)
+
+
+def _is_range(numbers: Tensor) -> bool:
+    span = torch.arange(len(numbers))
+    return bool(len(numbers)) and torch.equal(numbers, span + numbers[0])
+
+
+def _bounds(schedule: Schedule, owners: Tensor, num_owners: int) -> Tensor | None:
+    """Return where each sequence's merges begin in each level, or None where some are shared."""
+    nobody = num_owners
+    num_others = schedule.num_inputs - len(owners)
+    owner = torch.cat([owners, torch.full((num_others,), nobody)])
+    first, bounds = 0, []
+    for left, right in schedule.levels:
+        of_left, of_right = owner[left], owner[right]
+        of_merge = torch.minimum(of_left, of_right)
+        strangers = (of_left != of_right) & (torch.maximum(of_left, of_right) != nobody)
+        if strangers.any() or (of_merge == nobody).any() or (of_merge.diff() < 0).any():
+            return None
+        bounds.append(first + torch.searchsorted(of_merge, torch.arange(num_owners + 1)))
+        owner = torch.cat([owner, of_merge])
+        first += len(left)
+    empty = torch.empty(0, num_owners + 1, dtype=torch.int64)
+    return torch.cat([empty, *(row[None] for row in bounds)]).int()

@@ -1,0 +1,256 @@
+"""The torch backend: one batch of merges per level, on any device and in any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldru_kernels import dropout as drop
+from ldru_kernels.merge_rows import (
+    Backward,
+    Products,
+    Weights,
+    hidden_units,
+    parents,
+    parents_backward,
+)
+from ldru_kernels.plan import ONE_EACH, Plan
+from ldru_kernels.weights import unpack
+
+# elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
+# cache. kernels/README.md has the measurement
+_CPU_BLOCK = 2**18
+
+_OPERANDS = {"ieee": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Settings(NamedTuple):
+    """What a pass computes with.
+
+    ``operands`` is what the factors of a matrix product are rounded to, "ieee", "tf32", "bf16" or
+    "fp16"; ``keeps_hidden`` whether the backward pass reads hidden layers or computes them again;
+    ``backend`` "torch" or "triton".
+    """
+
+    operator: str
+    dropout: float
+    operands: str
+    keeps_hidden: bool
+    backend: str
+
+
+class Block(NamedTuple):
+    """Merges ``first`` to ``last`` of one level, with their stage; at most a cacheful on a CPU."""
+
+    first: int
+    last: int
+    stage: int
+
+
+def kept_size(settings: Settings, width: int) -> int:
+    """Return the elements of hidden layers that are kept per merge, 0 if none are."""
+    return (
+        sum(hidden_units(settings.operator)) * width
+        if settings.keeps_hidden and settings.backend == "torch"
+        else 0
+    )
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return what sums and nonlinearities are computed in."""
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings) -> Tensor:
+    """Fill in the states of all parents.
+
+    Args:
+        states: of all nodes, [P, N + M, E], of which the N inputs are there.
+        packed: of `weights.pack`, [P, S].
+        seed: of `dropout.new_seed`; not read without dropout.
+        plan: on the device of ``states``.
+        settings: of the pass.
+
+    Returns:
+        The hidden layers, flat, P * M * `kept_size` elements in compute dtype.
+    """
+    population, _, width = states.shape
+    weights, products = _prepare(packed, settings, states)
+    num_kept = population * len(plan.children) * kept_size(settings, width)
+    kept = packed.new_empty(num_kept, dtype=compute_dtype(states.dtype))
+    num_inputs = _num_inputs(plan)
+    with _tensor_floats(settings.operands):
+        for block in _blocks(plan, states):
+            pairs = _pairs(states, plan, block)
+            hidden = _hidden(kept, block, pairs, settings)
+            made = parents(settings.operator, pairs, weights, products, hidden)
+            if settings.dropout:
+                made *= _mask(seed, block, states, settings.dropout)
+            states[:, num_inputs + block.first : num_inputs + block.last] = made
+    return kept
+
+
+def backward(
+    d_results: Tensor,
+    states: Tensor,
+    kept: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: Plan,
+    settings: Settings,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the inputs, [P, N, E], and of ``packed``, [P, S].
+
+    Args:
+        d_results: gradient of the results, [P, R, E].
+        states: as `forward` left them.
+        kept: as `forward` returned it.
+        packed: as in `forward`, and so on.
+        seed: the same.
+        plan: the same.
+        settings: the same.
+    """
+    population, _, width = states.shape
+    weights, products = _prepare(packed, settings, states)
+    dtype = compute_dtype(states.dtype)
+    d_packed = torch.zeros_like(packed, dtype=dtype)
+    gradients = unpack(d_packed, settings.operator, width)
+    context = Backward(weights, gradients, products)
+    num_results = d_results.shape[1]
+    num_edges = num_results + 2 * len(plan.children)
+    edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
+    edges[:, :num_results] = d_results
+    reader = _Reader(edges, plan)
+    d_level, level_first, level_stage = edges, 0, 0
+    with _tensor_floats(settings.operands):
+        for block in reversed(list(_blocks(plan, states))):
+            if block.stage != level_stage:
+                d_level, level_stage = reader.next_stage(), block.stage
+                level_first = block.last - d_level.shape[1]
+            pairs = _pairs(states, plan, block)
+            hidden = _hidden(kept, block, pairs, settings)
+            if not settings.keeps_hidden:
+                parents(settings.operator, pairs, weights, products, hidden)
+            d = d_level[:, block.first - level_first : block.last - level_first]
+            if settings.dropout:
+                d = d * _mask(seed, block, states, settings.dropout)
+            d_pairs = parents_backward(settings.operator, d, pairs, hidden, context)
+            out = edges[:, num_results + 2 * block.first : num_results + 2 * block.last]
+            out.view(population, -1, 2 * width).copy_(d_pairs)
+    inputs = [reader.next_stage() for _ in range(plan.first_level)]
+    d_inputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs[::-1], dim=1)
+    return d_inputs.to(states.dtype).contiguous(), d_packed.to(packed.dtype)
+
+
+class _Reader:
+    """Sums the edges of one stage's nodes after the other, the last level first."""
+
+    def __init__(self, edges: Tensor, plan: Plan) -> None:
+        self.edges, self.plan = edges, plan
+        self.stages = plan.stages.tolist()
+        self.end = sum(entries for _, _, entries, _ in self.stages)
+        self.node_end = sum(size for size, *_ in self.stages)
+
+    def next_stage(self) -> Tensor:
+        """Return the gradients of the stage's nodes, [P, n, E]."""
+        size, _, entries, mode = self.stages.pop()
+        first, self.end = self.end - entries, self.end - entries
+        self.node_end -= size
+        readers = self.plan.readers[first : first + entries]
+        if mode >= 0:
+            return self.edges.narrow(1, mode, size)
+        if mode == ONE_EACH:
+            return self.edges.index_select(1, readers)
+        starts = self.plan.reader_starts[self.node_end : self.node_end + size + 1] - first
+        if size == 1:
+            return self.edges.index_select(1, readers).sum(1, keepdim=True)
+        summed = [
+            F.embedding_bag(readers, edges, starts, mode="sum", include_last_offset=True)
+            for edges in self.edges
+        ]
+        return torch.stack(summed)
+
+
+def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weights, Products]:
+    packed = packed.to(compute_dtype(states.dtype))
+    weights = unpack(packed, settings.operator, states.shape[-1])
+    products = Products(_OPERANDS[settings.operands])
+    rounded = {
+        name: products.round(tensor) if tensor.shape[1] > 1 else tensor
+        for name, tensor in weights.items()
+    }
+    return rounded, products
+
+
+def _blocks(plan: Plan, states: Tensor) -> Iterator[Block]:
+    """Yield the merges of a plan, level by level."""
+    population, _, width = states.shape
+    first, first_level = 0, plan.first_level
+    for stage, (num_merges, *_) in enumerate(plan.stages[first_level:].tolist(), first_level):
+        rows = num_merges
+        if not states.is_cuda:
+            rows = max(1, _CPU_BLOCK // (2 * width * population))
+        for begin in range(first, first + num_merges, max(rows, 1)):
+            yield Block(begin, min(begin + rows, first + num_merges), stage)
+        first += num_merges
+
+
+def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
+    """Return the children of a block, left and right side by side, [P, n, 2E] in compute dtype."""
+    population, _, width = states.shape
+    _, first_child, *_ = plan.stages[block.stage].tolist()
+    num_merges = block.last - block.first
+    if first_child >= 0:
+        begin = first_child + 2 * (block.first - _level_first(plan, block.stage))
+        children = states.narrow(1, begin, 2 * num_merges)
+    else:
+        nodes = plan.children[block.first : block.last].flatten()
+        children = states.index_select(1, nodes)
+    return children.reshape(population, num_merges, 2 * width).to(compute_dtype(states.dtype))
+
+
+def _num_inputs(plan: Plan) -> int:
+    return int(plan.stages[: plan.first_level, 0].sum())
+
+
+def _level_first(plan: Plan, stage: int) -> int:
+    return int(plan.stages[plan.first_level : stage, 0].sum())
+
+
+def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
+    """Return 0 or 1 / (1 - dropout) for every feature of the block's parents, [P, n, E]."""
+    population, _, width = states.shape
+    merges = torch.arange(block.first, block.last, device=states.device)
+    kept = drop.is_kept(seed, population, merges, width, dropout)
+    return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
+
+
+def _hidden(kept: Tensor, block: Block, pairs: Tensor, settings: Settings) -> list[Tensor]:
+    """Return the hidden tensors of one block: their place in ``kept``, or new ones."""
+    population, num_merges, pair = pairs.shape
+    widths = [units * pair // 2 for units in hidden_units(settings.operator)]
+    begin = population * block.first * sum(widths)
+    rows = population * num_merges
+    if not settings.keeps_hidden:
+        kept, begin = pairs.new_empty(rows * sum(widths)), 0
+    pieces = kept[begin : begin + rows * sum(widths)].split([rows * width for width in widths])
+    return [piece.view(population, num_merges, -1) for piece in pieces]
+
+
+@contextmanager
+def _tensor_floats(operands: str) -> Iterator[None]:
+    """Let the GPU's matrix units round float32 operands to TensorFloat-32, or keep them from it."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = operands == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -56,6 +56,17 @@ class Plan(NamedTuple):
         """The stage of level 0."""
         return 1 + int(self.header[0])
 
+    @property
+    def num_inputs(self) -> int:
+        """N."""
+        return int(self.stages[: self.first_level, 0].sum())
+
+    @property
+    def level_sizes(self) -> list[int]:
+        """The number of merges of every level."""
+        sizes: list[int] = self.stages[self.first_level :, 0].tolist()
+        return [size for size in sizes if size]
+
     def to(self, device: torch.device) -> Plan:
         """Return the plan on ``device``, but for what steers the host."""
         moved = (tensor.to(device) for tensor in self[:-2])

@@ -24,7 +24,7 @@ from ldru_kernels.weights import unpack
 
 # elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
 # cache. kernels/README.md has the measurement
-_CPU_BLOCK = 2**18
+_CPU_BLOCK = 2**19
 
 _OPERANDS = {"ieee": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,10 +45,12 @@ class Settings(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Merges ``first`` to ``last`` of one level, with their stage; at most a cacheful on a CPU."""
+    """Merges ``first`` up to ``last`` of a level, at most a cacheful on a CPU."""
 
     first: int
     last: int
+    level_first: int
+    level_last: int
     stage: int
 
 
@@ -83,7 +85,7 @@ def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: 
     weights, products = _prepare(packed, settings, states)
     num_kept = population * len(plan.children) * kept_size(settings, width)
     kept = packed.new_empty(num_kept, dtype=compute_dtype(states.dtype))
-    num_inputs = _num_inputs(plan)
+    num_inputs = plan.num_inputs
     with _tensor_floats(settings.operands):
         for block in _blocks(plan, states):
             pairs = _pairs(states, plan, block)
@@ -125,55 +127,58 @@ def backward(
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
     edges[:, :num_results] = d_results
-    reader = _Reader(edges, plan)
-    d_level, level_first, level_stage = edges, 0, 0
+    reader = Reader(edges, plan)
     with _tensor_floats(settings.operands):
         for block in reversed(list(_blocks(plan, states))):
-            if block.stage != level_stage:
-                d_level, level_stage = reader.next_stage(), block.stage
-                level_first = block.last - d_level.shape[1]
+            if block.last == block.level_last:
+                d_level = reader.read(block.stage)
             pairs = _pairs(states, plan, block)
             hidden = _hidden(kept, block, pairs, settings)
             if not settings.keeps_hidden:
                 parents(settings.operator, pairs, weights, products, hidden)
-            d = d_level[:, block.first - level_first : block.last - level_first]
+            d = d_level[:, block.first - block.level_first : block.last - block.level_first]
             if settings.dropout:
                 d = d * _mask(seed, block, states, settings.dropout)
             d_pairs = parents_backward(settings.operator, d, pairs, hidden, context)
             out = edges[:, num_results + 2 * block.first : num_results + 2 * block.last]
             out.view(population, -1, 2 * width).copy_(d_pairs)
-    inputs = [reader.next_stage() for _ in range(plan.first_level)]
-    d_inputs = inputs[0] if len(inputs) == 1 else torch.cat(inputs[::-1], dim=1)
-    return d_inputs.to(states.dtype).contiguous(), d_packed.to(packed.dtype)
+    return reader.read_inputs().to(states.dtype), d_packed.to(packed.dtype)
 
 
-class _Reader:
-    """Sums the edges of one stage's nodes after the other, the last level first."""
+class Reader:
+    """Sums the edges that read a stage's nodes; see `Plan`.
+
+    Args:
+        edges: gradients, [P, R + 2M, E], of which those that a stage is read by are there.
+        plan: of these edges.
+    """
 
     def __init__(self, edges: Tensor, plan: Plan) -> None:
         self.edges, self.plan = edges, plan
-        self.stages = plan.stages.tolist()
-        self.end = sum(entries for _, _, entries, _ in self.stages)
-        self.node_end = sum(size for size, *_ in self.stages)
 
-    def next_stage(self) -> Tensor:
+    def read(self, stage: int) -> Tensor:
         """Return the gradients of the stage's nodes, [P, n, E]."""
-        size, _, entries, mode = self.stages.pop()
-        first, self.end = self.end - entries, self.end - entries
-        self.node_end -= size
-        readers = self.plan.readers[first : first + entries]
+        stages = self.plan.stages
+        node, first = stages[:stage, 0].sum().item(), stages[:stage, 2].sum().item()
+        size, _, entries, mode = stages[stage].tolist()
         if mode >= 0:
             return self.edges.narrow(1, mode, size)
+        readers = self.plan.readers[first : first + entries]
         if mode == ONE_EACH:
             return self.edges.index_select(1, readers)
-        starts = self.plan.reader_starts[self.node_end : self.node_end + size + 1] - first
         if size == 1:
             return self.edges.index_select(1, readers).sum(1, keepdim=True)
+        starts = self.plan.reader_starts[node : node + size + 1] - first
         summed = [
             F.embedding_bag(readers, edges, starts, mode="sum", include_last_offset=True)
             for edges in self.edges
         ]
         return torch.stack(summed)
+
+    def read_inputs(self) -> Tensor:
+        """Return the gradients of all inputs, [P, N, E]."""
+        inputs = [self.read(stage) for stage in range(self.plan.first_level)]
+        return (inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)).contiguous()
 
 
 def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weights, Products]:
@@ -190,14 +195,15 @@ def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weight
 def _blocks(plan: Plan, states: Tensor) -> Iterator[Block]:
     """Yield the merges of a plan, level by level."""
     population, _, width = states.shape
-    first, first_level = 0, plan.first_level
-    for stage, (num_merges, *_) in enumerate(plan.stages[first_level:].tolist(), first_level):
+    level_first = 0
+    for stage, num_merges in enumerate(plan.level_sizes, plan.first_level):
         rows = num_merges
         if not states.is_cuda:
             rows = max(1, _CPU_BLOCK // (2 * width * population))
-        for begin in range(first, first + num_merges, max(rows, 1)):
-            yield Block(begin, min(begin + rows, first + num_merges), stage)
-        first += num_merges
+        level_last = level_first + num_merges
+        for first in range(level_first, level_last, rows):
+            yield Block(first, min(first + rows, level_last), level_first, level_last, stage)
+        level_first = level_last
 
 
 def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
@@ -206,20 +212,12 @@ def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
     _, first_child, *_ = plan.stages[block.stage].tolist()
     num_merges = block.last - block.first
     if first_child >= 0:
-        begin = first_child + 2 * (block.first - _level_first(plan, block.stage))
+        begin = first_child + 2 * (block.first - block.level_first)
         children = states.narrow(1, begin, 2 * num_merges)
     else:
         nodes = plan.children[block.first : block.last].flatten()
         children = states.index_select(1, nodes)
     return children.reshape(population, num_merges, 2 * width).to(compute_dtype(states.dtype))
-
-
-def _num_inputs(plan: Plan) -> int:
-    return int(plan.stages[: plan.first_level, 0].sum())
-
-
-def _level_first(plan: Plan, stage: int) -> int:
-    return int(plan.stages[plan.first_level : stage, 0].sum())
 
 
 def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:

@@ -59,7 +59,7 @@ def tensors(leaves, weights):
 def root_and_gradients(op, leaves, weights, **arguments):
     roots = op(leaves, weights, **arguments)
     named = tensors(leaves, weights)
-    direction = random_leaves(*roots.shape, dtype=roots.dtype).detach()
+    direction = random_leaves(*roots.shape).detach().to(roots)
     gradients = torch.autograd.grad((roots * direction).sum(), list(named.values()))
     return {"roots": roots.detach()} | dict(zip(named, gradients, strict=True))
 

@@ -1,0 +1,276 @@
+"""The triton backend: fused kernels for operator `mlp`, which keep node states and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ldru_kernels import dropout as drop
+from ldru_kernels import triton_kernels as kernels
+from ldru_kernels.plan import Plan
+from ldru_kernels.torch_path import Reader, Settings
+from ldru_kernels.weights import layout
+
+LARGEST_WIDTH = 128
+
+_DTYPES = {
+    "ieee": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+# bytes of the tape, which is used again where it is too short for all merges
+_TAPE_BYTES = 2**28
+# programs that a launch should have, where it can choose: two per multiprocessor
+_NUM_PROGRAMS = 264
+
+
+class Config(NamedTuple):
+    """How the kernels cut their work, for one width and precision.
+
+    ``rows``: merges of a tile, at least 16. ``block``: features of a hidden layer that pass at a
+    time. ``warps`` and ``stages``: Triton's. ``longest``: sequences up to this many merges go
+    through all their levels in one launch, where there are at least ``fewest`` of them.
+    """
+
+    rows: int
+    block: int
+    warps: int
+    stages: int
+    longest: int
+    fewest: int
+
+
+def interprets() -> bool:
+    """Whether Triton interprets its kernels, on any device, instead of compiling them."""
+    return not isinstance(kernels.forward_kernel, triton.runtime.JITFunction)
+
+
+def choose_config(width: int, operands: str) -> Config:
+    """Return how to cut the work."""
+    wide = triton.next_power_of_2(width)
+    rows = 32 if wide <= 64 else 16
+    return Config(rows, block=min(64, wide), warps=4, stages=1, longest=512, fewest=32)
+
+
+class Launch(NamedTuple):
+    """One launch over merges ``first`` up to ``last``; see `triton_kernels.forward_kernel`.
+
+    ``num_levels`` are the levels that each program walks; ``per_group`` sequences or merges.
+    """
+
+    first: int
+    last: int
+    num_groups: int
+    num_levels: int
+    per_group: int
+    is_grouped: bool
+
+
+def launches(plan: Plan, population: int, config: Config, most_merges: int) -> list[Launch]:
+    """Return the launches of a forward pass, of at most ``most_merges`` merges each."""
+    sizes, num_sequences = plan.level_sizes, plan.bounds.shape[1] - 1
+    total = sum(sizes)
+    if (
+        bool(plan.header[1])
+        and total <= most_merges
+        and config.fewest <= num_sequences
+        and total <= config.longest * num_sequences
+    ):
+        per_group = triton.cdiv(num_sequences * population, _NUM_PROGRAMS)
+        num_groups = triton.cdiv(num_sequences, per_group)
+        return [Launch(0, total, num_groups, len(sizes), per_group, is_grouped=True)]
+    found, first = [], 0
+    for size in sizes:
+        for begin in range(first, first + size, most_merges):
+            last = min(begin + most_merges, first + size)
+            num_groups = triton.cdiv(last - begin, config.rows)
+            found.append(Launch(begin, last, num_groups, 1, config.rows, is_grouped=False))
+        first += size
+    return found
+
+
+def forward(
+    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
+) -> Tensor:
+    """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
+    population, num_nodes, width = states.shape
+    config = choose_config(width, settings.operands)
+    packed = packed.to(_DTYPES[settings.operands])
+    for launch in launches(plan, population, config, 2**31):
+        kernels.forward_kernel[(launch.num_groups, population)](
+            states,
+            packed,
+            seed,
+            plan.children,
+            plan.bounds,
+            plan.num_inputs,
+            num_nodes,
+            packed.shape[1],
+            launch.num_levels,
+            plan.bounds.shape[1] - 1,
+            launch.first,
+            launch.last,
+            launch.per_group,
+            **_constants(width, settings, config),
+            GROUPED=launch.is_grouped,
+        )
+    return packed.new_empty(0, dtype=torch.float32)
+
+
+def backward(
+    d_results: Tensor,
+    states: Tensor,
+    kept: Tensor,
+    packed: Tensor,
+    seed: Tensor,
+    plan: Plan,
+    settings: Settings,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the inputs and of ``packed``; as `torch_path.backward`."""
+    population, num_nodes, width = states.shape
+    config = choose_config(width, settings.operands)
+    operands = packed.to(_DTYPES[settings.operands])
+    num_results, num_merges = d_results.shape[1], sum(plan.level_sizes)
+    num_edges = num_results + 2 * len(plan.children)
+    edges = d_results.new_empty(population, num_edges, width, dtype=torch.float32)
+    edges[:, :num_results] = d_results
+    row = kernels.UNITS.value * width
+    tape_rows = _TAPE_BYTES // (row * population * operands.element_size())
+    tape_rows = max(config.rows, min(tape_rows, num_merges))
+    tape = operands.new_empty(population, tape_rows, row)
+    weights = _WeightGradients(tape, packed.shape[1], width, settings)
+    for batch in _tapefuls(launches(plan, population, config, tape_rows), tape_rows):
+        for launch in batch:
+            kernels.backward_kernel[(launch.num_groups, population)](
+                states,
+                edges,
+                operands,
+                tape,
+                seed,
+                plan.children,
+                plan.readers,
+                plan.reader_starts,
+                plan.bounds,
+                plan.num_inputs,
+                num_nodes,
+                packed.shape[1],
+                num_results,
+                num_edges,
+                batch[-1].first,
+                tape_rows,
+                launch.num_levels,
+                plan.bounds.shape[1] - 1,
+                launch.first,
+                launch.last,
+                launch.per_group,
+                **_constants(width, settings, config),
+                GROUPED=launch.is_grouped,
+            )
+        weights.add(batch[0].last - batch[-1].first)
+    return Reader(edges, plan).read_inputs().to(states.dtype), weights.total().to(packed.dtype)
+
+
+def _tapefuls(launched: list[Launch], tape_rows: int) -> Iterator[list[Launch]]:
+    """Yield the launches from the last to the first, as many at a time as a tape has room for."""
+    batch: list[Launch] = []
+    for launch in reversed(launched):
+        if batch and batch[0].last - launch.first > tape_rows:
+            yield batch
+            batch = []
+        batch.append(launch)
+    if batch:
+        yield batch
+
+
+class _WeightGradients:
+    """The gradients of the weights, summed over one tapeful after the other.
+
+    Splits of the rows add to their own sums, in the order of the calls.
+    """
+
+    def __init__(self, tape: Tensor, num_weights: int, width: int, settings: Settings) -> None:
+        self.tape, self.num_weights, self.width, self.settings = tape, num_weights, width, settings
+        self.tiles = _tiles(width, str(tape.device))
+        num_splits = max(1, _NUM_PROGRAMS // (len(self.tiles) * len(tape)))
+        shape = len(tape), num_splits, num_weights
+        self.partial = tape.new_zeros(shape, dtype=torch.float32)
+
+    def add(self, num_rows: int) -> None:
+        """Add the products of the first rows of the tape."""
+        population, tape_rows, _ = self.tape.shape
+        num_splits = self.partial.shape[1]
+        rows = 32
+        kernels.weight_gradients[(len(self.tiles), num_splits, population)](
+            self.tape,
+            self.partial,
+            self.tiles,
+            num_rows,
+            tape_rows,
+            self.num_weights,
+            rows * triton.cdiv(num_rows, rows * num_splits),
+            E=self.width,
+            SIDE=triton.next_power_of_2(self.width),
+            ROWS=rows,
+            PRECISION=_precision(self.settings),
+            num_warps=4,
+        )
+
+    def total(self) -> Tensor:
+        """Return the gradients, float32 [P, S]."""
+        return self.partial.sum(1)
+
+
+@lru_cache(maxsize=64)
+def _tiles(width: int, device: str) -> Tensor:
+    """Return the squares that `triton_kernels.weight_gradients` computes, int64 [33, 5]."""
+    k = kernels
+    # matrix, its bias, and where its input and the gradient of its output stand on the tape
+    products = [
+        ("w1", "b1", k.PAIR, k.D_FIRST),
+        ("w2", "b2", k.FIRST, k.D_SECOND),
+        ("w3", "b3", k.SECOND, k.D_GATES),
+        ("v_left", "a_left", k.LEFT_VALUE, k.D_TOTAL),
+        ("v_right", "a_right", k.RIGHT_VALUE, k.D_TOTAL),
+        ("w_out", "b_out", k.TOTAL, k.D_MERGED),
+        ("node_ffn.w1", "node_ffn.b1", k.MERGED, k.D_ACTIVE),
+        ("node_ffn.w2", "node_ffn.b2", k.ACTIVE, k.D_SUMMED),
+    ]
+    found = layout("mlp", width)
+    tiles = []
+    for matrix, bias, x, d in products:
+        begin, (num_rows, num_cols) = found[matrix]
+        for i, j in itertools.product(range(num_rows // width), range(num_cols // width)):
+            square = begin + i * width * num_cols + j * width
+            vector = found[bias][0] + j * width if i == 0 else -1
+            tiles.append([(x.value + i) * width, (d.value + j) * width, square, num_cols, vector])
+    for vector, d in (("node_norm.weight", k.D_SCALE), ("node_norm.bias", k.D_SHIFT)):
+        tiles.append([0, d.value * width, -1, 0, found[vector][0]])
+    with torch.inference_mode(mode=False):
+        return torch.tensor(tiles, device=device)
+
+
+def _constants(width: int, settings: Settings, config: Config) -> dict[str, Any]:
+    """Return the arguments that `forward_kernel` and `backward_kernel` share."""
+    return {
+        "threshold": drop.threshold(settings.dropout),
+        "keep": 1 - settings.dropout,
+        "E": width,
+        "WIDE": triton.next_power_of_2(width),
+        "ROWS": config.rows,
+        "BLOCK": config.block,
+        "PRECISION": _precision(settings),
+        "DROPS": settings.dropout > 0,
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
+
+
+def _precision(settings: Settings) -> str:
+    return "tf32" if settings.operands == "tf32" else "ieee"

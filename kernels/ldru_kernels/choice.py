@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
+from functools import lru_cache
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "torch", "triton")
 PRECISIONS = ("bf16", "ieee", "tf32")
+
+# forward and backward pass of both backends, measured side by side
+TABLE = "measured.json"
+_WIDEST = 128
 
 # hidden layers of more bytes than this are computed again in the backward pass
 _MOST_KEPT = 2**30
@@ -42,13 +53,18 @@ def choose_operands(precision: str | None, dtype: torch.dtype) -> str:
     return precision
 
 
-def choose_backend(backend: str, leaves: Tensor, operator: str) -> str:
+def choose_backend(backend: str, operator: str, leaves: Tensor, operands: str, size: int) -> str:
     """Return "torch" or "triton".
+
+    "auto" is the faster one where both were measured on the same kind of device, in the same
+    precision and at the same E, at the nearest number of merges; elsewhere it is "torch".
 
     Args:
         backend: one of `BACKENDS`.
-        leaves: [P, N, E].
         operator: its name.
+        leaves: [P, N, E], of the dtype that is computed in.
+        operands: of `choose_operands`.
+        size: P M, the number of merges.
 
     Raises:
         ValueError: no backend has this name, or Triton is asked for what it does not take.
@@ -57,7 +73,63 @@ def choose_backend(backend: str, leaves: Tensor, operator: str) -> str:
         raise ValueError(
             f"backend: no backend is called '{backend}'. Known: {', '.join(BACKENDS)}."
         )
-    return "torch" if backend == "auto" else backend
+    if backend == "auto":
+        if leaves.device.type != "cuda" or why_not_triton(operator, leaves):
+            return "torch"
+        device = torch.cuda.get_device_name(leaves.device)
+        faster: str = _faster(device, operands, leaves.shape[2], size)
+        return faster
+    if backend == "triton":
+        reason = why_not_triton(operator, leaves)
+        if reason:
+            raise ValueError(f"backend: 'triton' {reason}; use 'torch' or 'auto'.")
+    return backend
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def why_not_triton(operator: str, leaves: Tensor) -> str:
+    """Return why the Triton backend cannot take a call, or nothing."""
+    width = leaves.shape[2]
+    if operator != "mlp":
+        return f"knows operator 'mlp' and not '{operator}'"
+    if leaves.dtype == torch.float64:
+        return "computes in float32, and the leaves are float64"
+    if width % 16 or width > _WIDEST:
+        return f"takes E in multiples of 16 up to {_WIDEST}, and this is {width}"
+    if find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
+    if leaves.device.type != "cuda":
+        from ldru_kernels.triton_path import interprets
+
+        if not interprets():
+            return (
+                f"needs a CUDA device, and the leaves are on {leaves.device.type} (with "
+                "TRITON_INTERPRET=1 in the environment from the start it runs there, slowly)"
+            )
+    return ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _faster(device: str, operands: str, width: int, size: int) -> str:
+    def distance(row: dict[str, Any]) -> float:
+        return abs(math.log2(row["merges"]) - math.log2(max(size, 1)))
+
+    rows = [
+        row
+        for row in _measured()
+        if (row["device"], row["operands"], row["width"]) == (device, operands, width)
+    ]
+    if not rows:
+        return "torch"
+    nearest = min(rows, key=distance)
+    return "triton" if nearest["triton_ms"] < nearest["torch_ms"] else "torch"
+
+
+@lru_cache(maxsize=1)
+def _measured() -> list[dict[str, Any]]:
+    """Return the rows that `python -m ldru_kernels.bench --write-table` wrote."""
+    rows: list[dict[str, Any]] = json.loads(files("ldru_kernels").joinpath(TABLE).read_text())
+    return rows
 
 
 def keeps_hidden(recompute: bool | None, num_elements: int, dtype: torch.dtype) -> bool:

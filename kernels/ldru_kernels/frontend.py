@@ -44,15 +44,16 @@ def run(
     if torch.is_autocast_enabled(leaves.device.type) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(leaves.device.type)
     operator = operator_name(weights.operator)
+    leaves = leaves.to(dtype)
     packed = pack(weights, population=weights.node_norm.weight.dim() == 2).to(dtype)
     if extra is None:
         extra = leaves.new_empty(len(leaves), 0, leaves.shape[2])
     operands = choose_operands(execution.precision, dtype)
-    backend = choose_backend(execution.backend, leaves, operator)
+    num_rows = len(leaves) * plan[0].shape[0]
+    backend = choose_backend(execution.backend, operator, leaves, operands, num_rows)
     settings = Settings(operator, execution.dropout, operands, keeps_hidden=True, backend=backend)
     keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, packed))
     if keeps:
-        num_rows = len(leaves) * plan[0].shape[0]
         num_kept = num_rows * torch_path.kept_size(settings, leaves.shape[2])
         keeps = keeps_hidden(execution.recompute, num_kept, torch_path.compute_dtype(dtype))
     if execution.dropout:
@@ -60,7 +61,7 @@ def run(
     else:
         seed = torch.empty(0, dtype=torch.int64, device=leaves.device)
     results: Tensor = merge_nodes(
-        leaves.to(dtype),
+        leaves,
         extra.to(dtype),
         packed,
         seed,

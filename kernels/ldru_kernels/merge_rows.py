@@ -70,7 +70,10 @@ class Rows(Protocol):
     The last hidden tensor is the merged state.
     """
 
-    units: tuple[int, ...]
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Widths of the hidden tensors."""
+        ...
 
     def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
         """Fill in the hidden tensors."""

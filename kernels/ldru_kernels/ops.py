@@ -102,7 +102,11 @@ def merge_nodes_backward(
     """Return the gradients of all inputs, [P, N, E], and of ``packed``, [P, S]."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     path = _path(backend)
-    return path.backward(d_results, states, kept, packed, seed, Plan(*plan), settings)
+    made = Plan(*plan)
+    gradients: tuple[Tensor, Tensor] = path.backward(
+        d_results, states, kept, packed, seed, made, settings
+    )
+    return gradients
 
 
 @merge_nodes_backward.register_fake
@@ -157,16 +161,18 @@ def _path(backend: str) -> Any:
 
 def tree_plan(lengths: Tensor | None, leaves: Tensor, lone_node: str) -> list[Tensor]:
     """Return the plan of `schedule.build_schedule` for leaves [P, B, T, E]."""
+    _, batch, num_tokens, _ = leaves.shape
     op = plan_tree if torch.compiler.is_compiling() else _tree
-    return list(op(lengths, *leaves.shape[1:3], lone_node, leaves.device))
+    return list(op(lengths, batch, num_tokens, lone_node, leaves.device))
 
 
 def scan_plan(
     lengths: Tensor | None, leaves: Tensor, *, inclusive: bool, has_root: bool
 ) -> list[Tensor]:
     """Return the plan of `schedule.build_scan` for leaves [P, B, T, E]."""
+    _, batch, num_tokens, _ = leaves.shape
     op = plan_scan if torch.compiler.is_compiling() else _scan
-    return list(op(lengths, *leaves.shape[1:3], inclusive, has_root, leaves.device))
+    return list(op(lengths, batch, num_tokens, inclusive, has_root, leaves.device))
 
 
 def tokens_plan(

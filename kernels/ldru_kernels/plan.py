@@ -9,9 +9,10 @@ the backward pass needs no atomic addition and repeats to the bit.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,10 @@ from ldru_kernels.schedule import Schedule
 
 # a scan has at most 2 log2 T + 2, and T is below 2^31
 _MOST_LEVELS = 64
-# 64 plans of this many leaves are about 100 MiB
-_LARGEST_CACHED = 2**15
+# plans of this many merges together are about 100 MiB; the latest is kept whatever its size
+_MOST_CACHED = 2**22
+_cache: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+_cache_lock = Lock()
 
 # how the gradient of a stage's nodes is read, where not from edges that lie together
 ONE_EACH, ANY = -1, -2
@@ -69,8 +72,8 @@ class Plan(NamedTuple):
 
     def to(self, device: torch.device) -> Plan:
         """Return the plan on ``device``, but for what steers the host."""
-        moved = (tensor.to(device) for tensor in self[:-2])
-        return Plan(*moved, self.header, self.stages)
+        moved = [tensor.to(device) for tensor in self[:-2]]
+        return Plan._make([*moved, self.header, self.stages])
 
 
 def plan_for(
@@ -89,25 +92,24 @@ def plan_for(
         device: of the leaves.
         options: further arguments of ``build``.
     """
-    key = (build, tuple(lengths), num_tokens, str(device), tuple(options.items()))
-    if len(lengths) * num_tokens > _LARGEST_CACHED:
-        return _plan_for.__wrapped__(*key)
-    return _plan_for(*key)
-
-
-@lru_cache(maxsize=64)
-def _plan_for(
-    build: Callable[..., Schedule],
-    lengths: tuple[int, ...],
-    num_tokens: int,
-    device: str,
-    options: tuple[tuple[str, str | bool], ...],
-) -> Plan:
+    counted = tuple(lengths)
+    key = (build, counted, num_tokens, str(device), tuple(options.items()))
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
     # a tensor made in inference mode could not serve a later backward pass
     with torch.inference_mode(mode=False):
-        schedule = build(lengths, num_tokens, **dict(options))
-        num_extra = schedule.num_inputs - len(lengths) * num_tokens
-        return make_plan(schedule, num_extra, len(lengths)).to(torch.device(device))
+        schedule = build(counted, num_tokens, **options)
+        num_extra = schedule.num_inputs - len(counted) * num_tokens
+        plan = make_plan(schedule, num_extra, len(counted)).to(device)
+    with _cache_lock:
+        _cache[key] = plan
+        while (
+            len(_cache) > 1 and sum(len(kept.children) for kept in _cache.values()) > _MOST_CACHED
+        ):
+            _cache.popitem(last=False)
+    return plan
 
 
 def make_plan(schedule: Schedule, num_extra: int, num_sequences: int | None = None) -> Plan:

@@ -408,7 +408,13 @@ def _merge_backward(
 
 @triton.jit(
     do_not_specialize=[
-        "num_inputs", "num_nodes", "num_weights", "num_results", "num_edges", "first", "last"
+        "num_inputs",
+        "num_nodes",
+        "num_weights",
+        "num_results",
+        "num_edges",
+        "first",
+        "last",
     ]
 )
 def backward_kernel(

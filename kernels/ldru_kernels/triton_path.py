@@ -17,8 +17,6 @@ from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
 from ldru_kernels.weights import layout
 
-LARGEST_WIDTH = 128
-
 _DTYPES = {
     "ieee": torch.float32,
     "tf32": torch.float32,
@@ -31,20 +29,25 @@ _TAPE_BYTES = 2**28
 _NUM_PROGRAMS = 264
 
 
-class Config(NamedTuple):
-    """How the kernels cut their work, for one width and precision.
+# sequences of up to this many merges go through all their levels in one launch, where there are
+# at least this many of them
+_LONGEST, _FEWEST = 512, 32
 
-    ``rows``: merges of a tile, at least 16. ``block``: features of a hidden layer that pass at a
-    time. ``warps`` and ``stages``: Triton's. ``longest``: sequences up to this many merges go
-    through all their levels in one launch, where there are at least ``fewest`` of them.
-    """
+
+class Tile(NamedTuple):
+    """How a kernel cuts its work: merges at a time, features of a hidden layer, Triton's warps."""
 
     rows: int
     block: int
     warps: int
-    stages: int
-    longest: int
-    fewest: int
+
+
+class Config(NamedTuple):
+    """The tiles of the three kernels; the last has no hidden layers."""
+
+    forward: Tile
+    backward: Tile
+    sums: Tile
 
 
 def interprets() -> bool:
@@ -53,10 +56,22 @@ def interprets() -> bool:
 
 
 def choose_config(width: int, operands: str) -> Config:
-    """Return how to cut the work."""
+    """Return how to cut the work: the largest tiles that the compiler keeps in registers.
+
+    Read off the resource usage of the kernels compiled for compute capability 9.0, which
+    tests/kernels/test_compiled.py watches.
+    """
     wide = triton.next_power_of_2(width)
-    rows = 32 if wide <= 64 else 16
-    return Config(rows, block=min(64, wide), warps=4, stages=1, longest=512, fewest=32)
+    if operands == "ieee":
+        tile = Tile(16, 16, 4 if wide <= 32 else 8)
+        return Config(tile, tile, Tile(32, 0, 4 if wide <= 64 else 8))
+    sums = Tile(32, 0, 4 if wide <= 64 else 8)
+    if wide <= 32:
+        tile = Tile(64, 32, 4 if wide == 16 else 8)
+        return Config(tile, tile, sums)
+    if wide == 64:
+        return Config(Tile(64 if operands != "tf32" else 32, 64, 8), Tile(32, 64, 8), sums)
+    return Config(Tile(16, 64, 8), Tile(16, 64, 8), sums)
 
 
 class Launch(NamedTuple):
@@ -73,15 +88,22 @@ class Launch(NamedTuple):
     is_grouped: bool
 
 
-def launches(plan: Plan, population: int, config: Config, most_merges: int) -> list[Launch]:
-    """Return the launches of a forward pass, of at most ``most_merges`` merges each."""
+def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[Launch]:
+    """Return the launches of a forward pass.
+
+    Args:
+        plan: to be run.
+        population: P.
+        rows: merges of a tile.
+        most_merges: that one launch may have.
+    """
     sizes, num_sequences = plan.level_sizes, plan.bounds.shape[1] - 1
     total = sum(sizes)
     if (
         bool(plan.header[1])
         and total <= most_merges
-        and config.fewest <= num_sequences
-        and total <= config.longest * num_sequences
+        and num_sequences >= _FEWEST
+        and total <= _LONGEST * num_sequences
     ):
         per_group = triton.cdiv(num_sequences * population, _NUM_PROGRAMS)
         num_groups = triton.cdiv(num_sequences, per_group)
@@ -90,20 +112,18 @@ def launches(plan: Plan, population: int, config: Config, most_merges: int) -> l
     for size in sizes:
         for begin in range(first, first + size, most_merges):
             last = min(begin + most_merges, first + size)
-            num_groups = triton.cdiv(last - begin, config.rows)
-            found.append(Launch(begin, last, num_groups, 1, config.rows, is_grouped=False))
+            num_groups = triton.cdiv(last - begin, rows)
+            found.append(Launch(begin, last, num_groups, 1, rows, is_grouped=False))
         first += size
     return found
 
 
-def forward(
-    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
-) -> Tensor:
+def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings) -> Tensor:
     """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
     population, num_nodes, width = states.shape
-    config = choose_config(width, settings.operands)
+    tile = choose_config(width, settings.operands).forward
     packed = packed.to(_DTYPES[settings.operands])
-    for launch in launches(plan, population, config, 2**31):
+    for launch in launches(plan, population, tile.rows, 2**31):
         kernels.forward_kernel[(launch.num_groups, population)](
             states,
             packed,
@@ -118,7 +138,7 @@ def forward(
             launch.first,
             launch.last,
             launch.per_group,
-            **_constants(width, settings, config),
+            **_constants(width, settings, tile),
             GROUPED=launch.is_grouped,
         )
     return packed.new_empty(0, dtype=torch.float32)
@@ -135,7 +155,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the inputs and of ``packed``; as `torch_path.backward`."""
     population, num_nodes, width = states.shape
-    config = choose_config(width, settings.operands)
+    tile = choose_config(width, settings.operands).backward
     operands = packed.to(_DTYPES[settings.operands])
     num_results, num_merges = d_results.shape[1], sum(plan.level_sizes)
     num_edges = num_results + 2 * len(plan.children)
@@ -143,10 +163,10 @@ def backward(
     edges[:, :num_results] = d_results
     row = kernels.UNITS.value * width
     tape_rows = _TAPE_BYTES // (row * population * operands.element_size())
-    tape_rows = max(config.rows, min(tape_rows, num_merges))
+    tape_rows = max(tile.rows, min(tape_rows, num_merges))
     tape = operands.new_empty(population, tape_rows, row)
     weights = _WeightGradients(tape, packed.shape[1], width, settings)
-    for batch in _tapefuls(launches(plan, population, config, tape_rows), tape_rows):
+    for batch in _tapefuls(launches(plan, population, tile.rows, tape_rows), tape_rows):
         for launch in batch:
             kernels.backward_kernel[(launch.num_groups, population)](
                 states,
@@ -170,7 +190,7 @@ def backward(
                 launch.first,
                 launch.last,
                 launch.per_group,
-                **_constants(width, settings, config),
+                **_constants(width, settings, tile),
                 GROUPED=launch.is_grouped,
             )
         weights.add(batch[0].last - batch[-1].first)
@@ -206,7 +226,7 @@ class _WeightGradients:
         """Add the products of the first rows of the tape."""
         population, tape_rows, _ = self.tape.shape
         num_splits = self.partial.shape[1]
-        rows = 32
+        tile = choose_config(self.width, self.settings.operands).sums
         kernels.weight_gradients[(len(self.tiles), num_splits, population)](
             self.tape,
             self.partial,
@@ -214,12 +234,12 @@ class _WeightGradients:
             num_rows,
             tape_rows,
             self.num_weights,
-            rows * triton.cdiv(num_rows, rows * num_splits),
+            tile.rows * triton.cdiv(num_rows, tile.rows * num_splits),
             E=self.width,
             SIDE=triton.next_power_of_2(self.width),
-            ROWS=rows,
+            ROWS=tile.rows,
             PRECISION=_precision(self.settings),
-            num_warps=4,
+            num_warps=tile.warps,
         )
 
     def total(self) -> Tensor:
@@ -250,25 +270,25 @@ def _tiles(width: int, device: str) -> Tensor:
             square = begin + i * width * num_cols + j * width
             vector = found[bias][0] + j * width if i == 0 else -1
             tiles.append([(x.value + i) * width, (d.value + j) * width, square, num_cols, vector])
-    for vector, d in (("node_norm.weight", k.D_SCALE), ("node_norm.bias", k.D_SHIFT)):
-        tiles.append([0, d.value * width, -1, 0, found[vector][0]])
+    for name, d in (("node_norm.weight", k.D_SCALE), ("node_norm.bias", k.D_SHIFT)):
+        tiles.append([0, d.value * width, -1, 0, found[name][0]])
     with torch.inference_mode(mode=False):
         return torch.tensor(tiles, device=device)
 
 
-def _constants(width: int, settings: Settings, config: Config) -> dict[str, Any]:
+def _constants(width: int, settings: Settings, tile: Tile) -> dict[str, Any]:
     """Return the arguments that `forward_kernel` and `backward_kernel` share."""
     return {
         "threshold": drop.threshold(settings.dropout),
         "keep": 1 - settings.dropout,
         "E": width,
         "WIDE": triton.next_power_of_2(width),
-        "ROWS": config.rows,
-        "BLOCK": config.block,
+        "ROWS": tile.rows,
+        "BLOCK": tile.block,
         "PRECISION": _precision(settings),
         "DROPS": settings.dropout > 0,
-        "num_warps": config.warps,
-        "num_stages": config.stages,
+        "num_warps": tile.warps,
+        "num_stages": 1,
     }
 
 

@@ -169,10 +169,13 @@ def unpack(packed: Tensor, operator: str, width: int) -> dict[str, Tensor]:
 
 def member(weights: MergeWeights, index: int) -> MergeWeights:
     """Return the weights of one member of a population."""
-    groups = (weights.operator, weights.node_ffn, weights.node_norm)
-    chosen = (type(group)(*(tensor[index] for tensor in group)) for group in groups)
     identity = None if weights.identity is None else weights.identity[index]
-    return MergeWeights(*chosen, identity)  # type: ignore[arg-type]
+    return MergeWeights(
+        type(weights.operator)(*(tensor[index] for tensor in weights.operator)),
+        FeedForward(*(tensor[index] for tensor in weights.node_ffn)),
+        Norm(*(tensor[index] for tensor in weights.node_norm)),
+        identity,
+    )
 
 
 def check_weights(weights: MergeWeights, leaves: Tensor, *, population: int | None = None) -> None:

@@ -288,7 +288,7 @@ def test_a_plan_of_the_largest_sizes_says_the_same(rule):
         assert torch.equal(getattr(grown, name)[corner], tensor)
 
 
-def test_plans_are_cached_for_repeated_lengths_only():
+def test_the_latest_plans_are_kept(monkeypatch):
     def plan(*lengths, rule="carry"):
         cpu = torch.device("cpu")
         return plan_for(build_schedule, lengths, max(lengths), cpu, lone_node=rule)
@@ -296,5 +296,10 @@ def test_plans_are_cached_for_repeated_lengths_only():
     assert plan(3, 4) is plan(3, 4)
     assert plan(3, 4) is not plan(4, 3)
     assert plan(3, 4) is not plan(3, 4, rule="left_fold")
-    # a large plan would hold its memory for little
-    assert plan(40_000) is not plan(40_000)
+    monkeypatch.setattr("ldru_kernels.plan._MOST_CACHED", 100)
+    first, second, third = plan(41), plan(42), plan(43)
+    assert plan(43) is third
+    assert plan(42) is second
+    assert plan(41) is not first
+    large = plan(1000)
+    assert plan(1000) is large

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton asks once, when it is first imported, and other packages import it
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from ldru_study.execution.submit import prepare
 from ldru_study.results.store import Store

@@ -3,7 +3,7 @@
 `reference.parent_states` says what is computed; here the same steps write into buffers that the
 caller may keep, and the vector-Jacobian products read them. kernels/README.md derives them. All
 tensors have a leading population P, and n rows: pairs [P, n, 2E], matrices [P, in, out]. "Hidden"
-is what a merge computes on its way and its backward pass needs, a list of tensors [P, n, units * E].
+is what a merge computes on its way and its backward pass needs: tensors [P, n, units * E].
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ ONE_EACH, ANY = -1, -2
 class Plan(NamedTuple):
     """What the ops take: N inputs, M merges in L levels, R results.
 
-    ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are the
-    edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``, int32
-    [N + M + 1]. ``bounds`` int32 [L, B + 1]: the merges of sequence b at a level are
+    ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are
+    the edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``,
+    int32 [N + M + 1]. ``bounds`` int32 [L, B + 1]: the merges of sequence b at a level are
     ``bounds[l, b]`` up to ``bounds[l, b + 1]``.
 
     Two tensors stay on the CPU, because they steer the host. ``header`` int64 [2]: how many of the

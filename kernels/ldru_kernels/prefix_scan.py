@@ -38,8 +38,8 @@ def prefix_scan(
     Args:
         leaves: leaf states, [B, T, E], floating point, B >= 1, T >= 1; of a population,
             [P, B, T, E].
-        weights: of the same E, dtype and device, for a population [P, ...] each; without an identity element, which is a matter
-            of lone nodes.
+        weights: of the same E, dtype and device, for a population [P, ...] each; without an
+            identity element, which is a matter of lone nodes.
         lengths: tokens that count in each sequence, int64 [B], each in 1..T; None means all T.
         inclusive: whether position t holds the prefix of tokens 0..t, otherwise that of the tokens
             before t, which at position 0 is the root element.

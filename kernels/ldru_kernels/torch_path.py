@@ -236,7 +236,8 @@ def _hidden(kept: Tensor, block: Block, pairs: Tensor, settings: Settings) -> li
     rows = population * num_merges
     if not settings.keeps_hidden:
         kept, begin = pairs.new_empty(rows * sum(widths)), 0
-    pieces = kept[begin : begin + rows * sum(widths)].split([rows * width for width in widths])
+    sizes = [rows * width for width in widths]
+    pieces = torch.split(kept[begin : begin + rows * sum(widths)], sizes)
     return [piece.view(population, num_merges, -1) for piece in pieces]
 
 

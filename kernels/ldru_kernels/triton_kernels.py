@@ -325,7 +325,7 @@ def _merge_backward(
     PRECISION: tl.constexpr,
 ):
     """Return the gradients of both children, and write a tile's rows of the tape."""
-    state, first_left, first_right, gate_left, gate_right, total, merged, normed, scale = _merge(
+    _, first_left, first_right, gate_left, gate_right, total, merged, normed, scale = _merge(
         l, r, p, tape, mask, E, WIDE, ROWS, BLOCK, PRECISION, True
     )
     _put(tape, PAIR, l, mask, E, WIDE)

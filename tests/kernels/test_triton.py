@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.kernels.test_tree_reduce import random_leaves, random_weights, root_and_gradients
 
@@ -16,6 +16,16 @@ pytest.importorskip("triton")
 from ldru_kernels import choice, torch_path, triton_path
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """Let the interpreter, where a program takes milliseconds, run as few of them as will do."""
+    if DEVICE == "cpu":
+        tile = triton_path.Tile(rows=32, block=64, warps=4)
+        config = triton_path.Config(tile, tile, tile)
+        monkeypatch.setattr(triton_path, "choose_config", lambda width, operands: config)
+        monkeypatch.setattr(triton_path, "_NUM_PROGRAMS", 66)
 
 
 def cast(weights, dtype, device=DEVICE):
@@ -29,7 +39,9 @@ def cast(weights, dtype, device=DEVICE):
 
 
 def difference(found, wanted):
-    return ((found.cpu().double() - wanted).norm() / wanted.norm()).item()
+    scale = wanted.norm()
+    # a gradient that is 0 must be 0
+    return ((found.cpu().double() - wanted).norm() / (scale if scale else 1)).item()
 
 
 def compare(op, leaves, weights, *, most=1e-5, dtype=torch.float32, **arguments):
@@ -97,9 +109,14 @@ def test_shared_subtrees():
     compare(reduce, table, weights)
 
 
-@settings(deadline=None, max_examples=15)
+# the interpreter's tile does not depend on the example
+@settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=6 if DEVICE == "cpu" else 30,
+)
 @given(
-    st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
     st.sampled_from(LONE_NODE_RULES),
     st.sampled_from([16, 32]),
 )
@@ -114,7 +131,7 @@ def all_levels_in_one_launch(monkeypatch):
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
-@pytest.mark.parametrize("programs", [2, 264])
+@pytest.mark.parametrize("programs", [2, 66])
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
 def test_all_levels_in_one_launch(lone_node, programs, monkeypatch):
     monkeypatch.setattr(triton_path, "_NUM_PROGRAMS", programs)
@@ -135,7 +152,7 @@ def test_a_short_tape_is_used_again(fewest, monkeypatch):
     # 33 * 16 float32 per merge: 40 merges of 124
     monkeypatch.setattr(triton_path, "_TAPE_BYTES", 40 * 33 * 16 * 4)
     compare(tree_reduce, *case(16, 63))
-    compare(prefix_scan, *case(16, 40, population=2))
+    compare(prefix_scan, *case(16, 24, population=2, batch=1))
 
 
 @pytest.mark.parametrize("population", [None, 3])
@@ -226,7 +243,7 @@ def test_nothing_is_read_before_it_is_written(op, monkeypatch):
 
 
 def test_repetition_is_identical_to_the_bit():
-    leaves, weights = case(32, 40, batch=8)
+    leaves, weights = case(32, 20, batch=4)
     leaves, weights = (
         leaves.detach().to(DEVICE, torch.float32).requires_grad_(),
         cast(weights, torch.float32),

@@ -86,7 +86,7 @@ def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: 
     num_kept = population * len(plan.children) * kept_size(settings, width)
     kept = packed.new_empty(num_kept, dtype=compute_dtype(states.dtype))
     num_inputs = plan.num_inputs
-    with _tensor_floats(settings.operands):
+    with _matmul_precision(states, settings.operands):
         for block in _blocks(plan, states):
             pairs = _pairs(states, plan, block)
             hidden = _hidden(kept, block, pairs, settings)
@@ -128,7 +128,7 @@ def backward(
     edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
     edges[:, :num_results] = d_results
     reader = Reader(edges, plan)
-    with _tensor_floats(settings.operands):
+    with _matmul_precision(states, settings.operands):
         for block in reversed(list(_blocks(plan, states))):
             if block.last == block.level_last:
                 d_level = reader.read(block.stage)
@@ -242,14 +242,13 @@ def _hidden(kept: Tensor, block: Block, pairs: Tensor, settings: Settings) -> li
 
 
 @contextmanager
-def _tensor_floats(operands: str) -> Iterator[None]:
-    """Let the GPU's matrix units round float32 operands to TensorFloat-32, or keep them from it."""
-    if not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = operands == "tf32"
+def _matmul_precision(states: Tensor, operands: str) -> Iterator[None]:
+    """Let torch round float32 operands to TensorFloat-32 on a GPU, or nowhere to anything."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(
+        "high" if operands == "tf32" and states.is_cuda else "highest"
+    )
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(before)

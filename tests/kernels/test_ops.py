@@ -61,11 +61,10 @@ def test_the_op_keeps_its_promises():
     extra = torch.zeros(2, 1, 4, dtype=torch.float64, requires_grad=True)
     seed = torch.empty(0, dtype=torch.int64)
     plan = tree_plan(LENGTHS, leaves, "zero_left")
-    settings = ("mlp", 0.0, "ieee", True, "torch")
+    inputs = (leaves.flatten(1, 2).detach().requires_grad_(), extra, packed.detach(), seed, plan)
     torch.library.opcheck(
         merge_nodes,
-        (leaves.flatten(1, 2).detach().requires_grad_(), extra, packed.detach(), seed, plan)
-        + settings,
+        (*inputs, "mlp", 0.0, "ieee", True, "torch"),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
 

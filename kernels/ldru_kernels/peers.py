@@ -1,0 +1,120 @@
+"""What the ops are measured against: other ways to run the same merges, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldru_kernels.reference import parent_states
+from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, pack, unpack
+
+# computes a forward and a backward pass and waits for both
+Step = Callable[[], Any]
+
+
+def level_by_level(leaves: Tensor, weights: MergeWeights) -> Tensor:
+    """Reduce [B, T, E] as one writes it down: one batched merge a level, zero_left."""
+    while leaves.shape[1] > 1:
+        if leaves.shape[1] % 2:
+            zero = torch.zeros_like(leaves[:, :1])
+            leaves = torch.cat([leaves[:, :-1], zero, leaves[:, -1:]], dim=1)
+        leaves = parent_states(leaves.reshape(len(leaves), -1, 2 * leaves.shape[2]), weights)
+    return leaves[:, 0]
+
+
+def padded_and_masked(leaves: Tensor, weights: MergeWeights, lengths: Tensor) -> Tensor:
+    """Reduce sequences of different lengths as if all had T tokens, and pick the roots."""
+    counts = lengths
+    while leaves.shape[1] > 1:
+        leaves = F.pad(leaves, (0, 0, 0, leaves.shape[1] % 2))
+        pairs = leaves.reshape(len(leaves), -1, 2, leaves.shape[2])
+        is_lone = torch.arange(1, 2 * pairs.shape[1], 2) == counts[:, None]
+        swapped = torch.where(is_lone[..., None, None], pairs.flip(2), pairs)
+        swapped = swapped * (~is_lone[..., None, None] | torch.tensor([False, True])[:, None])
+        parents = parent_states(swapped.flatten(2), weights)
+        leaves = torch.where((counts > 1)[:, None, None], parents, pairs[:, :, 0])
+        counts = (counts + 1) // 2
+    return leaves[:, 0]
+
+
+def generic_scan(leaves: Tensor, weights: MergeWeights) -> Tensor:
+    """Return all prefixes [B, T, E] by torch's generic associative scan."""
+    from torch._higher_order_ops.associative_scan import associative_scan
+
+    def combine(left: Tensor, right: Tensor) -> Tensor:
+        return parent_states(torch.cat([left, right], dim=-1), weights)
+
+    scanned: Tensor = associative_scan(combine, leaves, dim=1, combine_mode="generic")
+    return scanned
+
+
+def jax_step(leaves: Tensor, weights: MergeWeights, precision: str, *, scans: bool) -> Step:
+    """Return the step of jax.jit, for the reduction level by level or jax.lax.associative_scan.
+
+    Raises:
+        ImportError: there is no jax.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    named = unpack(pack(weights, population=False), "mlp", leaves.shape[-1])
+    dtype = jnp.bfloat16 if leaves.dtype == torch.bfloat16 else jnp.float32
+
+    def array(tensor: Tensor) -> Any:
+        return jnp.asarray(tensor.detach().float().cpu().numpy(), dtype)
+
+    w = {name: array(tensor[0]) for name, tensor in named.items()}
+
+    def merge(w: dict[str, Any], left: Any, right: Any) -> Any:
+        hidden = jax.nn.relu(jnp.concatenate([left, right], -1) @ w["w1"] + w["b1"])
+        hidden = jax.nn.relu(hidden @ w["w2"] + w["b2"])
+        gate_left, gate_right = jnp.split(hidden @ w["w3"] + w["b3"], 2, axis=-1)
+        total = (gate_left * left) @ w["v_left"] + w["a_left"]
+        total = total + (gate_right * right) @ w["v_right"] + w["a_right"]
+        merged = total @ w["w_out"] + w["b_out"]
+        hidden = jax.nn.relu(merged @ w["node_ffn.w1"] + w["node_ffn.b1"])
+        merged = merged + hidden @ w["node_ffn.w2"] + w["node_ffn.b2"]
+        centred = merged - merged.mean(-1, keepdims=True)
+        scale = jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return centred * scale * w["node_norm.weight"] + w["node_norm.bias"]
+
+    def result(w: dict[str, Any], x: Any) -> Any:
+        if scans:
+            return jax.lax.associative_scan(lambda left, right: merge(w, left, right), x, axis=1)
+        while x.shape[1] > 1:
+            if x.shape[1] % 2:
+                x = jnp.concatenate([x[:, :-1], jnp.zeros_like(x[:, :1]), x[:, -1:]], 1)
+            x = merge(w, x[:, ::2], x[:, 1::2])
+        return x
+
+    matmul = {"ieee": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}[precision]
+    x = array(leaves)
+    with jax.default_matmul_precision(matmul):
+        gradient = jax.jit(jax.grad(lambda w, x: (result(w, x) ** 2).sum(), argnums=(0, 1)))
+        jax.block_until_ready(gradient(w, x))
+    return lambda: jax.block_until_ready(gradient(w, x))
+
+
+def random_weights(
+    width: int, dtype: torch.dtype, device: torch.device, population: int | None = None
+) -> MergeWeights:
+    """Return weights of operator `mlp` that keep states and gradients of order one."""
+    generator = torch.Generator().manual_seed(0)
+    first = () if population is None else (population,)
+
+    def draw(*shape: int) -> Tensor:
+        scale = shape[0] ** -0.5 if len(shape) == 2 else 0.1
+        values = torch.randn(first + shape, generator=generator) * scale
+        return values.to(device, dtype).requires_grad_()
+
+    e = width
+    gates = (draw(2 * e, 2 * e), draw(2 * e), draw(2 * e, 4 * e), draw(4 * e))
+    last = (draw(4 * e, 2 * e), draw(2 * e))
+    values = (draw(e, e), draw(e), draw(e, e), draw(e), draw(e, e), draw(e))
+    ffn = FeedForward(draw(e, 4 * e), draw(4 * e), draw(4 * e, e), draw(e))
+    norm = Norm(torch.ones(first + (e,), dtype=dtype, device=device).requires_grad_(), draw(e))
+    return MergeWeights(Mlp(*gates, *last, *values), ffn, norm)

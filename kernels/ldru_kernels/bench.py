@@ -200,7 +200,7 @@ def _tokens_contenders(
 
 def _captured(step: peers.Step) -> peers.Step:
     """Return the replay of a step that was captured as a CUDA graph."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()
@@ -254,14 +254,14 @@ def _milliseconds(step: peers.Step, device: str) -> float:
         begin = time.perf_counter()
         step()
         return 1e3 * (time.perf_counter() - begin)
-    begin_event = torch.cuda.Event(enable_timing=True)
-    end_event = torch.cuda.Event(enable_timing=True)
+    begin_event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end_event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     begin_event.record()
     step()
     end_event.record()
     torch.cuda.synchronize()
-    return begin_event.elapsed_time(end_event)
+    return float(begin_event.elapsed_time(end_event))
 
 
 def ceilings(device: str) -> dict[str, float]:

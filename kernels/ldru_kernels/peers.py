@@ -116,5 +116,5 @@ def random_weights(
     last = (draw(4 * e, 2 * e), draw(2 * e))
     values = (draw(e, e), draw(e), draw(e, e), draw(e), draw(e, e), draw(e))
     ffn = FeedForward(draw(e, 4 * e), draw(4 * e), draw(4 * e, e), draw(e))
-    norm = Norm(torch.ones(first + (e,), dtype=dtype, device=device).requires_grad_(), draw(e))
+    norm = Norm(torch.ones(*first, e, dtype=dtype, device=device).requires_grad_(), draw(e))
     return MergeWeights(Mlp(*gates, *last, *values), ffn, norm)

@@ -84,19 +84,59 @@ class Rows(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class Backward:
-    """What the gradients of a block are computed with and added to."""
+    """What the gradients of a block are computed with and added to.
 
-    weights: Weights
-    gradients: Weights
-    products: Products
+    The upper levels of a tree are small. Their shares of the weights' gradients wait until there
+    are enough rows for one product.
+
+    Args:
+        weights: rounded as ``products`` does it.
+        gradients: to be added to.
+        products: how.
+        most_rows: that wait; those of one block may be more.
+    """
+
+    def __init__(
+        self, weights: Weights, gradients: Weights, products: Products, most_rows: int
+    ) -> None:
+        self.weights, self.gradients, self.products = weights, gradients, products
+        self.most_rows = most_rows
+        self._outer: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self._sums: dict[str, list[Tensor]] = {}
+        self._rows = 0
 
     def affine(self, d: Tensor, x: Tensor, weight: str, bias: str) -> Tensor:
-        """Go back through ``x @ weight + bias`` and return the gradient of x."""
-        self.products.add_outer(self.gradients[weight], x, d)
-        self.gradients[bias] += d.sum(1, keepdim=True)
+        """Go back through ``x @ weight + bias`` and return the gradient of x.
+
+        Neither d nor x may change afterwards.
+        """
+        self._outer.setdefault((weight, bias), []).append((x, d))
         return self.products.matmul(d, self.weights[weight].mT)
+
+    def sum(self, d: Tensor, vector: str) -> None:
+        """Add the sum of d over its rows to the gradient of a vector; d may not change."""
+        self._sums.setdefault(vector, []).append(d)
+
+    def end_block(self, num_rows: int) -> None:
+        """Say that a block of so many rows is done."""
+        self._rows += num_rows
+        if self._rows >= self.most_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add what waits."""
+        for (weight, bias), pairs in self._outer.items():
+            x, d = (_joined(list(part)) for part in zip(*pairs, strict=True))
+            self.products.add_outer(self.gradients[weight], x, d)
+            self.gradients[bias] += d.sum(1, keepdim=True)
+        for vector, parts in self._sums.items():
+            self.gradients[vector] += _joined(parts).sum(1, keepdim=True)
+        self._outer, self._sums, self._rows = {}, {}, 0
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _relu_backward(d: Tensor, positive: Tensor) -> Tensor:
@@ -250,7 +290,9 @@ def parents_backward(
     d_active = context.affine(d_summed, active, "node_ffn.w2", "node_ffn.b2")
     d_active = _relu_backward(d_active, active)
     d_merged = context.affine(d_active, own[-1], "node_ffn.w1", "node_ffn.b1")
-    return ROWS[operator].backward(d_merged.add_(d_summed), pairs, own, context)
+    d_pairs = ROWS[operator].backward(d_merged.add_(d_summed), pairs, own, context)
+    context.end_block(pairs.shape[1])
+    return d_pairs
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
@@ -261,8 +303,8 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) ->
 def _norm_backward(d: Tensor, x: Tensor, weight: str, bias: str, context: Backward) -> Tensor:
     """Go back through a layer norm and return the gradient of x."""
     normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
-    context.gradients[weight] += (d * normed).sum(1, keepdim=True)
-    context.gradients[bias] += d.sum(1, keepdim=True)
+    context.sum(d * normed, weight)
+    context.sum(d, bias)
     d_normed = d * context.weights[weight]
     d_x: Tensor = torch.ops.aten.native_layer_norm_backward(
         d_normed, x, x.shape[-1:], mean, scale, None, None, [True, False, False]

@@ -30,6 +30,21 @@ _cache_lock = Lock()
 ONE_EACH, ANY = -1, -2
 
 
+class Stage(NamedTuple):
+    """A row of ``Plan.stages`` with where its nodes, reader entries and merges begin.
+
+    ``first_merge`` is negative for inputs.
+    """
+
+    size: int
+    first_child: int
+    num_readers: int
+    reader: int
+    first_node: int
+    first_reader: int
+    first_merge: int
+
+
 class Plan(NamedTuple):
     """What the ops take: N inputs, M merges in L levels, R results.
 
@@ -58,6 +73,18 @@ class Plan(NamedTuple):
     def first_level(self) -> int:
         """The stage of level 0."""
         return 1 + int(self.header[0])
+
+    def stage_list(self) -> list[Stage]:
+        """Return the stages, without those that `pad` added."""
+        found, node, reader, num_inputs = [], 0, 0, self.num_inputs
+        for size, first_child, num_readers, first in self.stages.tolist():
+            if size:
+                stage = Stage(
+                    size, first_child, num_readers, first, node, reader, node - num_inputs
+                )
+                found.append(stage)
+                node, reader = node + size, reader + num_readers
+        return found
 
     @property
     def num_inputs(self) -> int:

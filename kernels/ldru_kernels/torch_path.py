@@ -19,7 +19,7 @@ from ldru_kernels.merge_rows import (
     parents,
     parents_backward,
 )
-from ldru_kernels.plan import ONE_EACH, Plan
+from ldru_kernels.plan import ONE_EACH, Plan, Stage
 from ldru_kernels.weights import unpack
 
 # elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
@@ -49,9 +49,7 @@ class Block(NamedTuple):
 
     first: int
     last: int
-    level_first: int
-    level_last: int
-    stage: int
+    level: Stage
 
 
 def kept_size(settings: Settings, width: int) -> int:
@@ -122,7 +120,7 @@ def backward(
     dtype = compute_dtype(states.dtype)
     d_packed = torch.zeros_like(packed, dtype=dtype)
     gradients = unpack(d_packed, settings.operator, width)
-    context = Backward(weights, gradients, products)
+    context = Backward(weights, gradients, products, _rows_of_block(states))
     num_results = d_results.shape[1]
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
@@ -130,18 +128,20 @@ def backward(
     reader = Reader(edges, plan)
     with _matmul_precision(states, settings.operands):
         for block in reversed(list(_blocks(plan, states))):
-            if block.last == block.level_last:
-                d_level = reader.read(block.stage)
+            if block.last == block.level.first_merge + block.level.size:
+                d_level = reader.read(block.level)
             pairs = _pairs(states, plan, block)
             hidden = _hidden(kept, block, pairs, settings)
             if not settings.keeps_hidden:
                 parents(settings.operator, pairs, weights, products, hidden)
-            d = d_level[:, block.first - block.level_first : block.last - block.level_first]
+            begin = block.level.first_merge
+            d = d_level[:, block.first - begin : block.last - begin]
             if settings.dropout:
                 d = d * _mask(seed, block, states, settings.dropout)
             d_pairs = parents_backward(settings.operator, d, pairs, hidden, context)
             out = edges[:, num_results + 2 * block.first : num_results + 2 * block.last]
             out.view(population, -1, 2 * width).copy_(d_pairs)
+        context.flush()
     return reader.read_inputs().to(states.dtype), d_packed.to(packed.dtype)
 
 
@@ -156,19 +156,17 @@ class Reader:
     def __init__(self, edges: Tensor, plan: Plan) -> None:
         self.edges, self.plan = edges, plan
 
-    def read(self, stage: int) -> Tensor:
+    def read(self, stage: Stage) -> Tensor:
         """Return the gradients of the stage's nodes, [P, n, E]."""
-        stages = self.plan.stages
-        node, first = stages[:stage, 0].sum().item(), stages[:stage, 2].sum().item()
-        size, _, entries, mode = stages[stage].tolist()
-        if mode >= 0:
-            return self.edges.narrow(1, mode, size)
-        readers = self.plan.readers[first : first + entries]
-        if mode == ONE_EACH:
+        if stage.reader >= 0:
+            return self.edges.narrow(1, stage.reader, stage.size)
+        first, node = stage.first_reader, stage.first_node
+        readers = self.plan.readers[first : first + stage.num_readers]
+        if stage.reader == ONE_EACH:
             return self.edges.index_select(1, readers)
-        if size == 1:
+        if stage.size == 1:
             return self.edges.index_select(1, readers).sum(1, keepdim=True)
-        starts = self.plan.reader_starts[node : node + size + 1] - first
+        starts = self.plan.reader_starts[node : node + stage.size + 1] - first
         summed = [
             F.embedding_bag(readers, edges, starts, mode="sum", include_last_offset=True)
             for edges in self.edges
@@ -177,7 +175,8 @@ class Reader:
 
     def read_inputs(self) -> Tensor:
         """Return the gradients of all inputs, [P, N, E]."""
-        inputs = [self.read(stage) for stage in range(self.plan.first_level)]
+        stages = self.plan.stage_list()[: self.plan.first_level]
+        inputs = [self.read(stage) for stage in stages]
         return (inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)).contiguous()
 
 
@@ -194,25 +193,25 @@ def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weight
 
 def _blocks(plan: Plan, states: Tensor) -> Iterator[Block]:
     """Yield the merges of a plan, level by level."""
+    rows = _rows_of_block(states)
+    for level in plan.stage_list()[plan.first_level :]:
+        end = level.first_merge + level.size
+        for first in range(level.first_merge, end, rows):
+            yield Block(first, min(first + rows, end), level)
+
+
+def _rows_of_block(states: Tensor) -> int:
     population, _, width = states.shape
-    level_first = 0
-    for stage, num_merges in enumerate(plan.level_sizes, plan.first_level):
-        rows = num_merges
-        if not states.is_cuda:
-            rows = max(1, _CPU_BLOCK // (2 * width * population))
-        level_last = level_first + num_merges
-        for first in range(level_first, level_last, rows):
-            yield Block(first, min(first + rows, level_last), level_first, level_last, stage)
-        level_first = level_last
+    # a GPU takes a level at a time
+    return 2**31 if states.is_cuda else max(1, _CPU_BLOCK // (2 * width * population))
 
 
 def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
     """Return the children of a block, left and right side by side, [P, n, 2E] in compute dtype."""
     population, _, width = states.shape
-    _, first_child, *_ = plan.stages[block.stage].tolist()
     num_merges = block.last - block.first
-    if first_child >= 0:
-        begin = first_child + 2 * (block.first - block.level_first)
+    if block.level.first_child >= 0:
+        begin = block.level.first_child + 2 * (block.first - block.level.first_merge)
         children = states.narrow(1, begin, 2 * num_merges)
     else:
         nodes = plan.children[block.first : block.last].flatten()

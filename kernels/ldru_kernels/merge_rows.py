@@ -79,8 +79,13 @@ class Rows(Protocol):
         """Fill in the hidden tensors."""
         ...
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
-        """Return the gradient of ``pairs`` from that of the merged state; add the weights' own."""
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
+        """Write the gradient of ``pairs`` to ``out``, from that of the merged state.
+
+        Those of the weights go to ``context``.
+        """
         ...
 
 
@@ -140,7 +145,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _relu_backward(d: Tensor, positive: Tensor) -> Tensor:
-    masked: Tensor = torch.ops.aten.threshold_backward(d, positive, 0)
+    """Set d to 0 where the relu's result was 0."""
+    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(d, positive, 0, grad_input=d)
     return masked
 
 
@@ -155,23 +161,20 @@ class MlpRows:
         p.affine(pairs, w["w1"], w["b1"], first).relu_()
         p.affine(first, w["w2"], w["b2"], second).relu_()
         p.affine(second, w["w3"], w["b3"], gates)
-        left, right = (gates * pairs).chunk(2, dim=-1)
-        p.affine(left, w["v_left"], w["a_left"] + w["a_right"], total)
-        total += p.matmul(right, w["v_right"])
+        p.affine(gates * pairs, w["v"], w["a_left"] + w["a_right"], total)
         p.affine(total, w["w_out"], w["b_out"], merged)
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
         """See `Rows`."""
         first, second, gates, total, _ = hidden
         d_total = context.affine(d, total, "w_out", "b_out")
-        left, right = (gates * pairs).chunk(2, dim=-1)
-        d_left = context.affine(d_total, left, "v_left", "a_left")
-        d_right = context.affine(d_total, right, "v_right", "a_right")
-        d_values = torch.cat([d_left, d_right], dim=-1)
+        d_values = context.affine(d_total, gates * pairs, "v", "a")
         d_second = context.affine(d_values * pairs, second, "w3", "b3")
         d_first = context.affine(_relu_backward(d_second, second), first, "w2", "b2")
         d_pairs = context.affine(_relu_backward(d_first, first), pairs, "w1", "b1")
-        return d_pairs.addcmul_(d_values, gates)
+        torch.addcmul(d_pairs, d_values, gates, out=out)
 
 
 class GatedRecursiveCellRows:
@@ -190,7 +193,9 @@ class GatedRecursiveCellRows:
         total.addcmul_(keep_right.sigmoid(), right).addcmul_(write.sigmoid(), content)
         _norm(total, w["norm_weight"], w["norm_bias"], merged)
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
         """See `Rows`."""
         first, cell, total, _ = hidden
         d_total = _norm_backward(d, total, "norm_weight", "norm_bias", context)
@@ -205,7 +210,7 @@ class GatedRecursiveCellRows:
         d_active = context.affine(d_cell, F.gelu(first), "w2", "b2")
         d_first: Tensor = torch.ops.aten.gelu_backward(d_active, first)
         d_pairs = context.affine(d_first, pairs, "w1", "b1")
-        return d_pairs.add_(torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1))
+        torch.add(d_pairs, torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1), out=out)
 
 
 class GatedSumRows:
@@ -220,13 +225,15 @@ class GatedSumRows:
         left, right = pairs.chunk(2, dim=-1)
         torch.lerp(right, left, gate, out=merged)
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
         """See `Rows`."""
         gate, _ = hidden
         left, right = pairs.chunk(2, dim=-1)
         d_gate = d * (left - right) * gate * (1 - gate)
         d_pairs = context.affine(d_gate, pairs, "weight", "bias")
-        return d_pairs.add_(torch.cat([d * gate, d * (1 - gate)], dim=-1))
+        torch.add(d_pairs, torch.cat([d * gate, d * (1 - gate)], dim=-1), out=out)
 
 
 class LinearRows:
@@ -238,9 +245,11 @@ class LinearRows:
         """See `Rows`."""
         p.affine(pairs, w["weight"], w["bias"], hidden[0])
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
         """See `Rows`."""
-        return context.affine(d, pairs, "weight", "bias")
+        out.copy_(context.affine(d, pairs, "weight", "bias"))
 
 
 class ElementwiseSumRows:
@@ -253,9 +262,11 @@ class ElementwiseSumRows:
         left, right = pairs.chunk(2, dim=-1)
         torch.add(left, right, out=hidden[0])
 
-    def backward(self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward) -> Tensor:
+    def backward(
+        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
+    ) -> None:
         """See `Rows`."""
-        return torch.cat([d, d], dim=-1)
+        torch.cat([d, d], dim=-1, out=out)
 
 
 ROWS: dict[str, Rows] = {
@@ -272,32 +283,39 @@ def hidden_units(operator: str) -> tuple[int, ...]:
     return (*ROWS[operator].units, 4, 1)
 
 
-def parents(operator: str, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> Tensor:
-    """Fill in the hidden tensors and return the parents' states before dropout, [P, n, E]."""
+def parents(
+    operator: str, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor], out: Tensor | None
+) -> None:
+    """Fill in the hidden tensors, and ``out`` with the parents' states before dropout, [P, n, E]."""
     *own, active, summed = hidden
     ROWS[operator].forward(pairs, w, p, own)
     p.affine(own[-1], w["node_ffn.w1"], w["node_ffn.b1"], active).relu_()
     p.affine(active, w["node_ffn.w2"], w["node_ffn.b2"], summed).add_(own[-1])
-    return _norm(summed, w["node_norm.weight"], w["node_norm.bias"])
+    if out is not None:
+        _norm(summed, w["node_norm.weight"], w["node_norm.bias"], out)
 
 
 def parents_backward(
-    operator: str, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward
-) -> Tensor:
-    """Return the gradient of the pairs, [P, n, 2E], and add the gradients of the weights."""
+    operator: str,
+    d: Tensor,
+    pairs: Tensor,
+    hidden: list[Tensor],
+    context: Backward,
+    out: Tensor,
+) -> None:
+    """Write the gradient of the pairs to ``out``, [P, n, 2E]; those of the weights to ``context``."""
     *own, active, summed = hidden
     d_summed = _norm_backward(d, summed, "node_norm.weight", "node_norm.bias", context)
     d_active = context.affine(d_summed, active, "node_ffn.w2", "node_ffn.b2")
     d_active = _relu_backward(d_active, active)
     d_merged = context.affine(d_active, own[-1], "node_ffn.w1", "node_ffn.b1")
-    d_pairs = ROWS[operator].backward(d_merged.add_(d_summed), pairs, own, context)
+    ROWS[operator].backward(d_merged.add_(d_summed), pairs, own, context, out)
     context.end_block(pairs.shape[1])
-    return d_pairs
 
 
-def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
-    return torch.addcmul(bias, normed, weight, out=out)
+    torch.addcmul(bias, normed, weight, out=out)
 
 
 def _norm_backward(d: Tensor, x: Tensor, weight: str, bias: str, context: Backward) -> Tensor:

@@ -31,7 +31,7 @@ def merge_nodes(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Run a plan.
 
     Args:
@@ -73,23 +73,21 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     population, num_leaves, width = leaves.shape
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
     states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
-    size = torch_path.kept_size(settings, width)
-    dtype = torch_path.compute_dtype(leaves.dtype)
-    return results, states, packed.new_empty(population * num_merges * size, dtype=dtype)
+    return results, states, torch_path.new_kept(num_merges, settings, states)
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes_backward", mutates_args=())
 def merge_nodes_backward(
     d_results: Tensor,
     states: Tensor,
-    kept: Tensor,
+    kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
     plan: list[Tensor],
@@ -113,7 +111,7 @@ def merge_nodes_backward(
 def _(
     d_results: Tensor,
     states: Tensor,
-    kept: Tensor,
+    kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
     plan: list[Tensor],
@@ -132,20 +130,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     leaves, _, packed, seed, plan, *settings = inputs
     _, states, kept = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(states, kept, packed, seed, *plan)
+    ctx.save_for_backward(states, packed, seed, *plan, *kept)
     ctx.num_leaves, ctx.settings = leaves.shape[1], settings
 
 
-def _backward(ctx: Any, d_results: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-    states, kept, packed, seed, *plan = ctx.saved_tensors
+def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    states, packed, seed, *others = ctx.saved_tensors
+    num_fields = len(Plan._fields)
+    plan, kept = others[:num_fields], others[num_fields:]
     # autograd wants an answer for every argument, in the arguments' own shape
-    others = (None, [None] * len(plan), *(None for _ in ctx.settings))
+    nothing = (None, [None] * len(plan), *(None for _ in ctx.settings))
     if d_results is None:
-        return None, None, None, *others
+        return None, None, None, *nothing
     d_inputs, d_packed = merge_nodes_backward(
         d_results, states, kept, packed, seed, plan, *ctx.settings
     )
-    return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_packed, *others
+    return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_packed, *nothing
 
 
 merge_nodes.register_autograd(_backward, setup_context=_setup_context)

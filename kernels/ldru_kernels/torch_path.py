@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -25,6 +26,9 @@ from ldru_kernels.weights import unpack
 # elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
 # cache. kernels/README.md has the measurement
 _CPU_BLOCK = 2**19
+# what is kept of many merges is cut into this many tensors: glibc returns a tensor of 32 MiB or
+# more to the system when it is freed, and every page of the next one is then a page fault
+_NUM_PIECES = 16
 
 _OPERANDS = {"ieee": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,11 +49,21 @@ class Settings(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Merges ``first`` up to ``last`` of a level, at most a cacheful on a CPU."""
+    """Merges ``first`` up to ``last`` of a level, at most a cacheful on a CPU.
+
+    Their hidden layers are kept in one piece, which begins with that of merge ``first_of_piece``.
+    """
 
     first: int
     last: int
     level: Stage
+    piece: int
+    first_of_piece: int
+
+    @property
+    def size(self) -> int:
+        """How many merges."""
+        return self.last - self.first
 
 
 def kept_size(settings: Settings, width: int) -> int:
@@ -66,7 +80,36 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings) -> Tensor:
+def piece_merges(num_merges: int, settings: Settings, states: Tensor) -> list[int]:
+    """Return how many merges each of the tensors with hidden layers has room for.
+
+    Args:
+        num_merges: M.
+        settings: of the pass.
+        states: [P, N, E], whose device and sides count.
+    """
+    if not kept_size(settings, states.shape[-1]):
+        return []
+    size = _piece_size(num_merges, states)
+    if size == num_merges:
+        return [num_merges]
+    begins = [torch.sym_min(num_merges, size * piece) for piece in range(_NUM_PIECES + 1)]
+    return [end - begin for begin, end in itertools.pairwise(begins)]
+
+
+def new_kept(num_merges: int, settings: Settings, states: Tensor) -> list[Tensor]:
+    """Return tensors for the hidden layers of a pass, flat, in compute dtype."""
+    population, _, width = states.shape
+    size, dtype = kept_size(settings, width), compute_dtype(states.dtype)
+    return [
+        states.new_empty(population * merges * size, dtype=dtype)
+        for merges in piece_merges(num_merges, settings, states)
+    ]
+
+
+def forward(
+    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
+) -> list[Tensor]:
     """Fill in the states of all parents.
 
     Args:
@@ -77,28 +120,26 @@ def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: 
         settings: of the pass.
 
     Returns:
-        The hidden layers, flat, P * M * `kept_size` elements in compute dtype.
+        The hidden layers, of `new_kept`.
     """
-    population, _, width = states.shape
     weights, products = _prepare(packed, settings, states)
-    num_kept = population * len(plan.children) * kept_size(settings, width)
-    kept = packed.new_empty(num_kept, dtype=compute_dtype(states.dtype))
+    kept = new_kept(len(plan.children), settings, states)
     num_inputs = plan.num_inputs
     with _matmul_precision(states, settings.operands):
         for block in _blocks(plan, states):
             pairs = _pairs(states, plan, block)
             hidden = _hidden(kept, block, pairs, settings)
-            made = parents(settings.operator, pairs, weights, products, hidden)
+            made = states.narrow(1, num_inputs + block.first, block.size)
+            parents(settings.operator, pairs, weights, products, hidden, made)
             if settings.dropout:
                 made *= _mask(seed, block, states, settings.dropout)
-            states[:, num_inputs + block.first : num_inputs + block.last] = made
     return kept
 
 
 def backward(
     d_results: Tensor,
     states: Tensor,
-    kept: Tensor,
+    kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
     plan: Plan,
@@ -127,20 +168,20 @@ def backward(
     edges[:, :num_results] = d_results
     reader = Reader(edges, plan)
     with _matmul_precision(states, settings.operands):
-        for block in reversed(list(_blocks(plan, states))):
+        for block in reversed(_blocks(plan, states)):
             if block.last == block.level.first_merge + block.level.size:
                 d_level = reader.read(block.level)
             pairs = _pairs(states, plan, block)
             hidden = _hidden(kept, block, pairs, settings)
             if not settings.keeps_hidden:
-                parents(settings.operator, pairs, weights, products, hidden)
+                parents(settings.operator, pairs, weights, products, hidden, None)
             begin = block.level.first_merge
             d = d_level[:, block.first - begin : block.last - begin]
             if settings.dropout:
                 d = d * _mask(seed, block, states, settings.dropout)
-            d_pairs = parents_backward(settings.operator, d, pairs, hidden, context)
-            out = edges[:, num_results + 2 * block.first : num_results + 2 * block.last]
-            out.view(population, -1, 2 * width).copy_(d_pairs)
+            out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
+            out = out.view(population, -1, 2 * width)
+            parents_backward(settings.operator, d, pairs, hidden, context, out)
         context.flush()
     return reader.read_inputs().to(states.dtype), d_packed.to(packed.dtype)
 
@@ -191,13 +232,26 @@ def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weight
     return rounded, products
 
 
-def _blocks(plan: Plan, states: Tensor) -> Iterator[Block]:
-    """Yield the merges of a plan, level by level."""
-    rows = _rows_of_block(states)
+def _blocks(plan: Plan, states: Tensor) -> list[Block]:
+    """Return the merges of a plan, level by level."""
+    rows, of_piece = _rows_of_block(states), _piece_size(len(plan.children), states)
+    blocks = []
     for level in plan.stage_list()[plan.first_level :]:
-        end = level.first_merge + level.size
-        for first in range(level.first_merge, end, rows):
-            yield Block(first, min(first + rows, end), level)
+        first, end = level.first_merge, level.first_merge + level.size
+        while first < end:
+            piece = first // of_piece
+            last = min(first + rows, end, (piece + 1) * of_piece)
+            blocks.append(Block(first, last, level, piece, piece * of_piece))
+            first = last
+    return blocks
+
+
+def _piece_size(num_merges: int, states: Tensor) -> int:
+    rows = _rows_of_block(states)
+    if num_merges <= rows:
+        return num_merges
+    size: int = torch.sym_max(rows, (num_merges + _NUM_PIECES - 1) // _NUM_PIECES)
+    return size
 
 
 def _rows_of_block(states: Tensor) -> int:
@@ -209,7 +263,7 @@ def _rows_of_block(states: Tensor) -> int:
 def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
     """Return the children of a block, left and right side by side, [P, n, 2E] in compute dtype."""
     population, _, width = states.shape
-    num_merges = block.last - block.first
+    num_merges = block.size
     if block.level.first_child >= 0:
         begin = block.level.first_child + 2 * (block.first - block.level.first_merge)
         children = states.narrow(1, begin, 2 * num_merges)
@@ -227,17 +281,18 @@ def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
     return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
 
 
-def _hidden(kept: Tensor, block: Block, pairs: Tensor, settings: Settings) -> list[Tensor]:
+def _hidden(kept: list[Tensor], block: Block, pairs: Tensor, settings: Settings) -> list[Tensor]:
     """Return the hidden tensors of one block: their place in ``kept``, or new ones."""
     population, num_merges, pair = pairs.shape
     widths = [units * pair // 2 for units in hidden_units(settings.operator)]
-    begin = population * block.first * sum(widths)
     rows = population * num_merges
-    if not settings.keeps_hidden:
-        kept, begin = pairs.new_empty(rows * sum(widths)), 0
-    sizes = [rows * width for width in widths]
-    pieces = torch.split(kept[begin : begin + rows * sum(widths)], sizes)
-    return [piece.view(population, num_merges, -1) for piece in pieces]
+    if settings.keeps_hidden:
+        begin = population * (block.first - block.first_of_piece) * sum(widths)
+        room = kept[block.piece].narrow(0, begin, rows * sum(widths))
+    else:
+        room = pairs.new_empty(rows * sum(widths))
+    parts = room.split([rows * width for width in widths])
+    return [part.view(population, num_merges, -1) for part in parts]
 
 
 @contextmanager

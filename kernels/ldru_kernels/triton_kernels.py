@@ -197,8 +197,8 @@ def _merge(
         to_right = _matrix(w3 + begin * 2 * E + E, 2 * E, BLOCK, WIDE, BLOCK, E)
         gate_right = _dot(second, to_right, gate_right, PRECISION)
 
-    v_left, a_left = p + 20 * E * E + 8 * E, p + 21 * E * E + 8 * E
-    v_right, a_right = p + 21 * E * E + 9 * E, p + 22 * E * E + 9 * E
+    v_left, v_right = p + 20 * E * E + 8 * E, p + 21 * E * E + 8 * E
+    a_left, a_right = p + 22 * E * E + 8 * E, p + 22 * E * E + 9 * E
     w_out, b_out = p + 22 * E * E + 10 * E, p + 23 * E * E + 10 * E
     total = nothing + _vector(a_left, E, WIDE) + _vector(a_right, E, WIDE)
     value_left, value_right = gate_left * l.to(tl.float32), gate_right * r.to(tl.float32)
@@ -364,7 +364,7 @@ def _merge_backward(
 
     # the gated sum
     nothing = tl.zeros((ROWS, WIDE), tl.float32)
-    v_left, v_right = p + 20 * E * E + 8 * E, p + 21 * E * E + 9 * E
+    v_left, v_right = p + 20 * E * E + 8 * E, p + 21 * E * E + 8 * E
     w_out = p + 22 * E * E + 10 * E
     d_total = _dot_back(d_merged, _square(w_out, E, E, WIDE), nothing, PRECISION)
     _put(tape, D_TOTAL, d_total, mask, E, WIDE)

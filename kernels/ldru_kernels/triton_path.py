@@ -118,7 +118,9 @@ def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[L
     return found
 
 
-def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings) -> Tensor:
+def forward(
+    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
+) -> list[Tensor]:
     """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
     population, num_nodes, width = states.shape
     tile = choose_config(width, settings.operands).forward
@@ -141,13 +143,13 @@ def forward(states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: 
             **_constants(width, settings, tile),
             GROUPED=launch.is_grouped,
         )
-    return packed.new_empty(0, dtype=torch.float32)
+    return []
 
 
 def backward(
     d_results: Tensor,
     states: Tensor,
-    kept: Tensor,
+    kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
     plan: Plan,

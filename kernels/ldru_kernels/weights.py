@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -28,8 +29,8 @@ class Mlp(NamedTuple):
     w3: Tensor
     b3: Tensor
     v_left: Tensor
-    a_left: Tensor
     v_right: Tensor
+    a_left: Tensor
     a_right: Tensor
     w_out: Tensor
     b_out: Tensor
@@ -114,11 +115,13 @@ _SIDES: dict[type[Operator | FeedForward | Norm], tuple[tuple[int, ...], ...]] =
     Linear: ((2, 1), (1,)),
     Mlp: (
         *((2, 2), (2,), (2, 4), (4,), (4, 2), (2,)),
-        *((1, 1), (1,), (1, 1), (1,), (1, 1), (1,)),
+        *((1, 1), (1, 1), (1,), (1,), (1, 1), (1,)),
     ),
     FeedForward: ((1, 4), (4,), (4, 1), (1,)),
     Norm: ((1,), (1,)),
 }
+# neighbours of the same shape that also are one tensor
+_JOINED = {"mlp": {"v": ("v_left", 2), "a": ("a_left", 2)}}
 
 
 def shapes(kind: type[Operator | FeedForward | Norm], width: int) -> dict[str, tuple[int, ...]]:
@@ -134,6 +137,7 @@ def operator_name(operator: Operator) -> str:
     return next(name for name, kind in OPERATORS.items() if type(operator) is kind)
 
 
+@lru_cache(maxsize=64)
 def layout(operator: str, width: int) -> dict[str, tuple[int, tuple[int, ...]]]:
     """Return where every tensor but the identity begins in `pack`'s result, and its shape.
 
@@ -160,11 +164,19 @@ def pack(weights: MergeWeights, *, population: bool) -> Tensor:
 
 
 def unpack(packed: Tensor, operator: str, width: int) -> dict[str, Tensor]:
-    """Return views of [P, S] by name: matrices [P, in, out], vectors [P, 1, out]."""
-    return {
-        name: packed[:, begin : begin + math.prod(shape)].view(len(packed), -1, shape[-1])
-        for name, (begin, shape) in layout(operator, width).items()
-    }
+    """Return views of [P, S] by name: matrices [P, in, out], vectors [P, 1, out].
+
+    Operator `mlp` also has ``v`` [P, 2E, E], v_left above v_right, and ``a`` [P, 2, E].
+    """
+    found = layout(operator, width)
+    sizes = [math.prod(shape) for _, shape in found.values()]
+    pieces = zip(found.items(), packed.split(sizes, dim=1), strict=True)
+    views = {name: part.view(len(packed), -1, shape[-1]) for (name, (_, shape)), part in pieces}
+    for name, (first, count) in _JOINED.get(operator, {}).items():
+        begin, shape = found[first]
+        part = packed.narrow(1, begin, count * math.prod(shape))
+        views[name] = part.view(len(packed), -1, shape[-1])
+    return views
 
 
 def member(weights: MergeWeights, index: int) -> MergeWeights:

@@ -286,7 +286,7 @@ def hidden_units(operator: str) -> tuple[int, ...]:
 def parents(
     operator: str, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor], out: Tensor | None
 ) -> None:
-    """Fill in the hidden tensors, and ``out`` with the parents' states before dropout, [P, n, E]."""
+    """Fill in the hidden tensors, and ``out`` [P, n, E] with the parents before dropout."""
     *own, active, summed = hidden
     ROWS[operator].forward(pairs, w, p, own)
     p.affine(own[-1], w["node_ffn.w1"], w["node_ffn.b1"], active).relu_()
@@ -303,7 +303,7 @@ def parents_backward(
     context: Backward,
     out: Tensor,
 ) -> None:
-    """Write the gradient of the pairs to ``out``, [P, n, 2E]; those of the weights to ``context``."""
+    """Write the gradient of the pairs to ``out``, [P, n, 2E], the weights' to ``context``."""
     *own, active, summed = hidden
     d_summed = _norm_backward(d, summed, "node_norm.weight", "node_norm.bias", context)
     d_active = context.affine(d_summed, active, "node_ffn.w2", "node_ffn.b2")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
 from ldru_kernels.plan import Plan, largest_sizes, make_plan, pad, plan_for
-from ldru_kernels.schedule import build_scan, build_schedule, needs_padding, share_subtrees
+from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
 from ldru_kernels.torch_path import Settings
 
 
@@ -178,9 +178,14 @@ def scan_plan(
 def tokens_plan(
     lengths: Tensor | None, tokens: Tensor, num_symbols: int, lone_node: str, device: torch.device
 ) -> list[Tensor]:
-    """Return the plan that merges equal subtrees of tokens [B, T] once."""
-    op = plan_tokens if torch.compiler.is_compiling() else _tokens
-    return list(op(lengths, tokens, num_symbols, lone_node, device))
+    """Return the plan that merges equal subtrees of tokens [B, T] once.
+
+    Where gradients are disabled there may be no backward pass with it.
+    """
+    if torch.compiler.is_compiling():
+        return list(plan_tokens(lengths, tokens, num_symbols, lone_node, device))
+    has_readers = torch.is_grad_enabled()
+    return list(_tokens(lengths, tokens, num_symbols, lone_node, device, has_readers=has_readers))
 
 
 def _tree(
@@ -209,23 +214,26 @@ def _tokens(
     num_symbols: int,
     lone_node: str,
     device: torch.device,
+    *,
+    has_readers: bool,
 ) -> Plan:
     batch, num_tokens = tokens.shape
     counted = check_lengths(lengths, batch, num_tokens)
     symbols = tokens.cpu()
-    is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
-    if not bool(((symbols >= 0) & (symbols < num_symbols))[is_read].all()):
-        raise ValueError(
-            f"tokens: from {int(symbols[is_read].min())} to {int(symbols[is_read].max())}; "
-            f"the table has rows 0 to {num_symbols - 1}."
-        )
+    # most often no symbol is out of range, wherever it stands
+    lowest, highest = symbols.aminmax()
+    if lowest < 0 or highest >= num_symbols:
+        is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
+        lowest, highest = symbols[is_read].aminmax()
+        if lowest < 0 or highest >= num_symbols:
+            raise ValueError(
+                f"tokens: from {int(lowest)} to {int(highest)}; "
+                f"the table has rows 0 to {num_symbols - 1}."
+            )
     with torch.inference_mode(mode=False):
-        schedule = build_schedule(counted, num_tokens, lone_node)
-        # the padding element comes after the leaves, as it comes after the symbols
-        padding = torch.full((int(needs_padding(lone_node)),), num_symbols)
-        inputs = torch.cat([symbols.flatten(), padding])
-        shared = share_subtrees(schedule, inputs, num_symbols + len(padding))
-        return make_plan(shared, len(padding)).to(device)
+        schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
+        plan = make_plan(schedule, int(needs_padding(lone_node)), has_readers=has_readers)
+        return plan.to(device)
 
 
 @torch.library.custom_op("ldru_kernels::plan_tree", mutates_args=())
@@ -282,7 +290,7 @@ def plan_tokens(
     device: torch.device,
 ) -> list[Tensor]:
     """Make the plan that merges equal subtrees once, with the largest sizes."""
-    plan = _tokens(lengths, tokens, num_symbols, lone_node, device)
+    plan = _tokens(lengths, tokens, num_symbols, lone_node, device, has_readers=True)
     batch, num_tokens = tokens.shape
     return _padded(plan, batch, num_tokens, num_symbols + needs_padding(lone_node), batch)
 

@@ -9,6 +9,7 @@ the backward pass needs no atomic addition and repeats to the bit.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ldru_kernels.schedule import Schedule
 
@@ -139,13 +141,20 @@ def plan_for(
     return plan
 
 
-def make_plan(schedule: Schedule, num_extra: int, num_sequences: int | None = None) -> Plan:
+def make_plan(
+    schedule: Schedule,
+    num_extra: int,
+    num_sequences: int | None = None,
+    *,
+    has_readers: bool = True,
+) -> Plan:
     """Return the plan of any schedule, on the CPU.
 
     Args:
         schedule: of fewer than 2^30 nodes.
         num_extra: K, the inputs that are no leaves, the last ones.
         num_sequences: B, where each has its own and as many leaves; None where leaves are shared.
+        has_readers: whether there will be a backward pass, which the readers are for.
 
     Raises:
         ValueError: the schedule has too many nodes.
@@ -153,25 +162,36 @@ def make_plan(schedule: Schedule, num_extra: int, num_sequences: int | None = No
     num_nodes = schedule.num_inputs + schedule.num_merges
     if num_nodes >= 2**30:
         raise ValueError(f"{num_nodes} nodes are too many for one call; split the batch.")
-    empty = torch.empty(0, 2, dtype=torch.int64)
-    levels = [torch.stack(level, dim=1) for level in schedule.levels]
-    children = torch.cat([empty, *levels])
-    # the edges are numbered as they stand here, so that a stable sort keeps their order
-    read = torch.cat([schedule.roots, children.flatten()])
-    readers = torch.argsort(read, stable=True)
-    counts = torch.bincount(read, minlength=num_nodes)
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    empty = torch.empty(0, dtype=torch.int64)
+    lefts, rights = (
+        ([empty, *side] for side in zip(*schedule.levels, strict=True))
+        if schedule.levels
+        else ([empty],) * 2
+    )
+    children = torch.stack([torch.cat(lefts), torch.cat(rights)], dim=1)
     num_leaves = schedule.num_inputs - num_extra
-    sizes = [num_leaves] + [1] * num_extra + [len(level) for level in levels]
-    stages, first = [], 0
-    for size, level in zip(sizes, [empty] * (1 + num_extra) + levels, strict=True):
-        entries = readers[starts[first] : starts[first + size]]
-        mode = ANY
-        if bool((counts[first : first + size] == 1).all()):
-            mode = int(entries[0]) if _is_range(entries) else ONE_EACH
-        first_child = int(level[0, 0]) if _is_range(level.flatten()) else -1
-        stages.append([size, first_child, len(entries), mode])
-        first += size
+    sizes = [num_leaves] + [1] * num_extra + [len(left) for left, _ in schedule.levels]
+    ends = list(itertools.accumulate(sizes))
+    stages = torch.full((len(sizes), 4), -1)
+    stages[:, 0] = torch.tensor(sizes)
+    first_level = 1 + num_extra
+    merge_ends = [2 * (end - schedule.num_inputs) for end in ends[first_level - 1 :]]
+    read = children.flatten()
+    stages[first_level:, 1] = _range_starts(read, torch.tensor(merge_ends))
+    readers = starts = empty
+    if has_readers:
+        # the edges are numbered as they stand here, so that a stable sort keeps their order
+        read = torch.cat([schedule.roots, read])
+        readers = torch.argsort(read, stable=True)
+        counts = torch.bincount(read, minlength=num_nodes)
+        starts = F.pad(counts.cumsum(0), (1, 0))
+        bounds_of_stage = torch.tensor([0, *ends])
+        num_single = F.pad((counts == 1).cumsum(0), (1, 0))[bounds_of_stage].diff()
+        entries = starts[bounds_of_stage]
+        together = _range_starts(readers, entries)
+        together[together < 0] = ONE_EACH
+        stages[:, 2] = entries.diff()
+        stages[:, 3] = torch.where(num_single == stages[:, 0], together, ANY)
     bounds = None
     if num_sequences is not None:
         owners = torch.arange(num_sequences).repeat_interleave(num_leaves // num_sequences)
@@ -183,7 +203,7 @@ def make_plan(schedule: Schedule, num_extra: int, num_sequences: int | None = No
         starts.int(),
         torch.empty(0, 0, dtype=torch.int32) if bounds is None else bounds,
         torch.tensor([num_extra, bounds is not None]),
-        torch.tensor(stages),
+        stages,
     )
 
 
@@ -216,9 +236,21 @@ def pad(plan: Plan, sizes: dict[str, tuple[int, ...]]) -> Plan:
     return Plan(**grown)
 
 
-def _is_range(numbers: Tensor) -> bool:
-    span = torch.arange(len(numbers))
-    return bool(len(numbers)) and torch.equal(numbers, span + numbers[0])
+def _range_starts(numbers: Tensor, bounds: Tensor) -> Tensor:
+    """Return, for every part of ``numbers``, its first one where each next is 1 more, or -1.
+
+    Args:
+        numbers: int64 [N].
+        bounds: of the K parts, int64 [K + 1] from 0 to N.
+    """
+    if not len(numbers):
+        return torch.full((len(bounds) - 1,), -1)
+    steps = F.pad((numbers.diff() == 1).cumsum(0), (1, 0))
+    first, last = bounds[:-1], bounds[1:] - 1
+    is_empty = last < first
+    first, last = first.clamp(max=len(numbers) - 1), last.clamp(min=0)
+    is_range = steps[last] - steps[first] == last - first
+    return numbers[first].masked_fill(~is_range | is_empty, -1)
 
 
 def _bounds(schedule: Schedule, owners: Tensor, num_owners: int) -> Tensor | None:

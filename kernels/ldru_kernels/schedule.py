@@ -75,12 +75,23 @@ def needs_padding(lone_node: str) -> bool:
     return lone_node in _PADDING_RULES
 
 
-def build_schedule(lengths: Sequence[int], num_tokens: int, lone_node: str) -> Schedule:
+def build_schedule(
+    lengths: Sequence[int],
+    num_tokens: int,
+    lone_node: str,
+    symbols: Tensor | None = None,
+    num_symbols: int = 0,
+) -> Schedule:
     """Return the merges that reduce every sequence of a batch to its root.
 
     Node ``b * num_tokens + t`` is leaf t of sequence b; only the first ``lengths[b]`` leaves of a
     sequence are ever read. Rules that merge a lone node with an element that is no leaf (see
-    `needs_padding`) find that element at node ``B * num_tokens``.
+    `needs_padding`) find that element after the last leaf.
+
+    Where a leaf depends on its symbol alone, the inputs are the symbols instead of the leaves, and
+    equal subtrees of a level are merged once. Alphabets are small, so the lower levels of a batch
+    of trees hold few distinct ones: of two letters 4, then 16, then 256. What is merged, and in
+    which brackets, stays the same.
 
     While a level holds n > 1 nodes of a sequence, its neighbours merge in pairs from the left. For
     odd n the last node x is alone, and the rule decides:
@@ -96,6 +107,9 @@ def build_schedule(lengths: Sequence[int], num_tokens: int, lone_node: str) -> S
         lengths: [B], each in 1..num_tokens.
         num_tokens: T, the leaves that a sequence has room for.
         lone_node: one of `LONE_NODE_RULES`.
+        symbols: int64 [B, T], those that are read in 0..num_symbols-1; None makes every leaf its
+            own.
+        num_symbols: V, where there are symbols.
 
     Raises:
         ValueError: no rule has this name.
@@ -105,8 +119,13 @@ def build_schedule(lengths: Sequence[int], num_tokens: int, lone_node: str) -> S
             f"lone_node: no rule is called '{lone_node}'. Known: {', '.join(LONE_NODE_RULES)}."
         )
     counts = torch.tensor(lengths)
-    leaves = torch.arange(len(counts) * num_tokens).view(-1, num_tokens)
-    builder = _Builder(leaves.numel() + needs_padding(lone_node))
+    builder: _Builder
+    if symbols is None:
+        leaves = torch.arange(len(counts) * num_tokens).view(-1, num_tokens)
+        builder = _Builder(leaves.numel() + needs_padding(lone_node))
+    else:
+        leaves = symbols
+        builder = _SharingBuilder(num_symbols + needs_padding(lone_node))
     if lone_node == "left_fold":
         roots = _fold_blocks(builder, leaves, counts)
     else:
@@ -164,28 +183,6 @@ def build_scan(
     return Schedule(builder.num_inputs, tuple(builder.levels), roots)
 
 
-def share_subtrees(schedule: Schedule, inputs: Tensor, num_inputs: int) -> Schedule:
-    """Return a schedule that merges equal subtrees of equal height once.
-
-    Alphabets are small, so the lower levels of a batch of trees hold few distinct subtrees: of two
-    letters 4, then 16, then 256. What is merged, and in which brackets, stays the same.
-
-    Args:
-        schedule: any.
-        inputs: for each input of ``schedule``, which of the new inputs it is, int64.
-        num_inputs: how many new inputs there are.
-    """
-    nodes, num_nodes = [inputs], num_inputs
-    levels = []
-    for left, right in schedule.levels:
-        known = torch.cat(nodes)
-        pairs, rank = torch.unique(known[left] * num_nodes + known[right], return_inverse=True)
-        levels.append((pairs // num_nodes, pairs % num_nodes))
-        nodes.append(num_nodes + rank)
-        num_nodes += len(pairs)
-    return Schedule(num_inputs, tuple(levels), torch.cat(nodes)[schedule.roots])
-
-
 @dataclass
 class _Builder:
     """Numbers the nodes and collects the levels."""
@@ -210,23 +207,54 @@ class _Builder:
         return self.num_nodes - 1
 
 
+class _SharingBuilder(_Builder):
+    """Merges equal pairs of a level once."""
+
+    def add_level(self, left: Tensor, right: Tensor) -> Tensor:
+        """See `_Builder`; equal pairs get the same parent."""
+        first = self.num_nodes
+        keys, ranks = _distinct(left * first + right, first * first)
+        super().add_level(keys // first, keys % first)
+        return ranks.add_(first)
+
+
+def _distinct(keys: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+    """Return the distinct keys in order, and which of them each key is."""
+    if num_keys > len(keys):
+        distinct, ranks = torch.unique(keys, return_inverse=True)
+        return distinct, ranks
+    # a table is faster than a sort
+    is_there = torch.zeros(num_keys, dtype=torch.bool)
+    is_there[keys] = True
+    return is_there.nonzero()[:, 0], (is_there.cumsum(0) - 1)[keys]
+
+
 def _halve(builder: _Builder, nodes: Tensor, counts: Tensor, lone_node: str) -> Tensor:
     """Reduce the first ``counts`` nodes of each row of [B, T] to one, pair by pair."""
     padding = builder.num_inputs - 1
-    while int(counts.max()) > 1:
+    longest = int(counts.max())
+    while longest > 1:
         # a row that has come down to one node is done
         active = counts * (counts > 1)
         left, right, is_pair = _pairs(nodes, active)
-        nodes, is_merged = left, is_pair
+        is_merged = is_pair
         if lone_node != "carry":
             is_merged = 2 * torch.arange(left.shape[1]) < active[:, None]
-        if lone_node == "zero_left":
-            left, right = torch.where(is_pair, left, padding), torch.where(is_pair, right, left)
-        elif lone_node != "carry":
-            right = torch.where(is_pair, right, padding)
-        parents = builder.add_level(left[is_merged], right[is_merged])
-        nodes = nodes.masked_scatter(is_merged, parents)
-        counts = (counts + 1) // 2
+        merged = is_merged.flatten().nonzero()[:, 0]
+        nodes = left.flatten()
+        first, second = nodes[merged], right.flatten()[merged]
+        if lone_node != "carry":
+            is_lone = ~is_pair.flatten()[merged]
+            if lone_node == "zero_left":
+                first, second = (
+                    first.masked_fill(is_lone, padding),
+                    torch.where(is_lone, first, second),
+                )
+            else:
+                second = second.masked_fill(is_lone, padding)
+        nodes[merged] = builder.add_level(first, second)
+        nodes = nodes.view_as(left)
+        counts, longest = (counts + 1) // 2, (longest + 1) // 2
         if lone_node == "pad_power_of_two" and _has_lone_node_ahead(counts):
             padding = builder.widen_level(padding, padding)
     return nodes[:, 0]

@@ -30,6 +30,10 @@ _CPU_BLOCK = 2**19
 # more to the system when it is freed, and every page of the next one is then a page fault
 _NUM_PIECES = 16
 
+# rows whose products for the weights' gradients wait for more: fewer make slow products, and what
+# waits takes memory
+_MOST_WAITING = {"cpu": 2**10, "cuda": 2**14}
+
 _OPERANDS = {"ieee": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -161,7 +165,7 @@ def backward(
     dtype = compute_dtype(states.dtype)
     d_packed = torch.zeros_like(packed, dtype=dtype)
     gradients = unpack(d_packed, settings.operator, width)
-    context = Backward(weights, gradients, products, _rows_of_block(states))
+    context = Backward(weights, gradients, products, _MOST_WAITING[states.device.type])
     num_results = d_results.shape[1]
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=dtype)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.kernels.test_tree_reduce import random_leaves, random_weights, tensors
 
 from ldru_kernels import LONE_NODE_RULES, reference, tree_reduce_tokens
-from ldru_kernels.schedule import build_schedule, fold, needs_padding, share_subtrees
+from ldru_kernels.schedule import build_schedule, fold
 
 LENGTHS = [33, 1, 2, 3, 7, 33, 4, 16]
 
@@ -20,10 +20,9 @@ def random_tokens(*shape, num_symbols=2):
 
 
 def shared(tokens, lengths, rule, num_symbols):
-    schedule = build_schedule(lengths, tokens.shape[1], rule)
-    padding = torch.full((int(needs_padding(rule)),), num_symbols)
-    inputs = torch.cat([tokens.flatten(), padding])
-    return schedule, share_subtrees(schedule, inputs, num_symbols + len(padding))
+    num_tokens = tokens.shape[1]
+    schedule = build_schedule(lengths, num_tokens, rule)
+    return schedule, build_schedule(lengths, num_tokens, rule, tokens, num_symbols)
 
 
 @settings(deadline=None, max_examples=60)

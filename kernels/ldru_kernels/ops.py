@@ -80,7 +80,9 @@ def _(
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
     states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
-    return results, states, torch_path.new_kept(num_merges, settings, states)
+    if not keeps_hidden or backend != "torch":
+        return results, states, []
+    return results, states, torch_path.new_hidden(num_merges, settings, states)
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes_backward", mutates_args=())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldru_kernels.reference import parent_states
-from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, pack, unpack
+from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, pack, shapes, unpack
 
 # computes a forward and a backward pass and waits for both
 Step = Callable[[], Any]
@@ -111,10 +111,8 @@ def random_weights(
         values = torch.randn(first + shape, generator=generator) * scale
         return values.to(device, dtype).requires_grad_()
 
-    e = width
-    gates = (draw(2 * e, 2 * e), draw(2 * e), draw(2 * e, 4 * e), draw(4 * e))
-    last = (draw(4 * e, 2 * e), draw(2 * e))
-    values = (draw(e, e), draw(e), draw(e, e), draw(e), draw(e, e), draw(e))
-    ffn = FeedForward(draw(e, 4 * e), draw(4 * e), draw(4 * e, e), draw(e))
-    norm = Norm(torch.ones(*first, e, dtype=dtype, device=device).requires_grad_(), draw(e))
-    return MergeWeights(Mlp(*gates, *last, *values), ffn, norm)
+    def group(kind: type[Any]) -> Any:
+        return kind(**{name: draw(*shape) for name, shape in shapes(kind, width).items()})
+
+    norm = Norm(torch.ones(*first, width, dtype=dtype, device=device).requires_grad_(), draw(width))
+    return MergeWeights(group(Mlp), group(FeedForward), norm)

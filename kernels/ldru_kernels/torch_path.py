@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -26,10 +25,6 @@ from ldru_kernels.weights import unpack
 # elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
 # cache. kernels/README.md has the measurement
 _CPU_BLOCK = 2**19
-# what is kept of many merges is cut into this many tensors: glibc returns a tensor of 32 MiB or
-# more to the system when it is freed, and every page of the next one is then a page fault
-_NUM_PIECES = 16
-
 # rows whose products for the weights' gradients wait for more: fewer make slow products, and what
 # waits takes memory
 _MOST_WAITING = {"cpu": 2**10, "cuda": 2**14}
@@ -53,16 +48,11 @@ class Settings(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Merges ``first`` up to ``last`` of a level, at most a cacheful on a CPU.
-
-    Their hidden layers are kept in one piece, which begins with that of merge ``first_of_piece``.
-    """
+    """Merges ``first`` up to ``last`` of a level, at most a cacheful on a CPU."""
 
     first: int
     last: int
     level: Stage
-    piece: int
-    first_of_piece: int
 
     @property
     def size(self) -> int:
@@ -84,30 +74,19 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def piece_merges(num_merges: int, settings: Settings, states: Tensor) -> list[int]:
-    """Return how many merges each of the tensors with hidden layers has room for.
+def new_hidden(num_merges: int, settings: Settings, states: Tensor) -> list[Tensor]:
+    """Return room for the hidden layers of so many merges, [P, M, units * E] each.
 
     Args:
         num_merges: M.
         settings: of the pass.
-        states: [P, N, E], whose device and sides count.
+        states: [P, N, E], in compute dtype or not.
     """
-    if not kept_size(settings, states.shape[-1]):
-        return []
-    size = _piece_size(num_merges, states)
-    if size == num_merges:
-        return [num_merges]
-    begins = [torch.sym_min(num_merges, size * piece) for piece in range(_NUM_PIECES + 1)]
-    return [end - begin for begin, end in itertools.pairwise(begins)]
-
-
-def new_kept(num_merges: int, settings: Settings, states: Tensor) -> list[Tensor]:
-    """Return tensors for the hidden layers of a pass, flat, in compute dtype."""
     population, _, width = states.shape
-    size, dtype = kept_size(settings, width), compute_dtype(states.dtype)
+    dtype = compute_dtype(states.dtype)
     return [
-        states.new_empty(population * merges * size, dtype=dtype)
-        for merges in piece_merges(num_merges, settings, states)
+        states.new_empty(population, num_merges, units * width, dtype=dtype)
+        for units in hidden_units(settings.operator)
     ]
 
 
@@ -124,15 +103,17 @@ def forward(
         settings: of the pass.
 
     Returns:
-        The hidden layers, of `new_kept`.
+        The hidden layers of all merges, where they are kept.
     """
     weights, products = _prepare(packed, settings, states)
-    kept = new_kept(len(plan.children), settings, states)
+    kept = []
+    if settings.keeps_hidden:
+        kept = new_hidden(len(plan.children), settings, states)
     num_inputs = plan.num_inputs
     with _matmul_precision(states, settings.operands):
         for block in _blocks(plan, states):
             pairs = _pairs(states, plan, block)
-            hidden = _hidden(kept, block, pairs, settings)
+            hidden = _hidden(kept, block, states, settings)
             made = states.narrow(1, num_inputs + block.first, block.size)
             parents(settings.operator, pairs, weights, products, hidden, made)
             if settings.dropout:
@@ -176,7 +157,7 @@ def backward(
             if block.last == block.level.first_merge + block.level.size:
                 d_level = reader.read(block.level)
             pairs = _pairs(states, plan, block)
-            hidden = _hidden(kept, block, pairs, settings)
+            hidden = _hidden(kept, block, states, settings)
             if not settings.keeps_hidden:
                 parents(settings.operator, pairs, weights, products, hidden, None)
             begin = block.level.first_merge
@@ -238,24 +219,15 @@ def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weight
 
 def _blocks(plan: Plan, states: Tensor) -> list[Block]:
     """Return the merges of a plan, level by level."""
-    rows, of_piece = _rows_of_block(states), _piece_size(len(plan.children), states)
+    rows = _rows_of_block(states)
     blocks = []
     for level in plan.stage_list()[plan.first_level :]:
-        first, end = level.first_merge, level.first_merge + level.size
-        while first < end:
-            piece = first // of_piece
-            last = min(first + rows, end, (piece + 1) * of_piece)
-            blocks.append(Block(first, last, level, piece, piece * of_piece))
-            first = last
+        end = level.first_merge + level.size
+        blocks += [
+            Block(first, min(first + rows, end), level)
+            for first in range(level.first_merge, end, rows)
+        ]
     return blocks
-
-
-def _piece_size(num_merges: int, states: Tensor) -> int:
-    rows = _rows_of_block(states)
-    if num_merges <= rows:
-        return num_merges
-    size: int = torch.sym_max(rows, (num_merges + _NUM_PIECES - 1) // _NUM_PIECES)
-    return size
 
 
 def _rows_of_block(states: Tensor) -> int:
@@ -285,18 +257,13 @@ def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
     return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
 
 
-def _hidden(kept: list[Tensor], block: Block, pairs: Tensor, settings: Settings) -> list[Tensor]:
-    """Return the hidden tensors of one block: their place in ``kept``, or new ones."""
-    population, num_merges, pair = pairs.shape
-    widths = [units * pair // 2 for units in hidden_units(settings.operator)]
-    rows = population * num_merges
+def _hidden(
+    kept: list[Tensor], block: Block, states: Tensor, settings: Settings
+) -> list[Tensor]:
+    """Return the hidden layers of one block: their place in ``kept``, or new ones."""
     if settings.keeps_hidden:
-        begin = population * (block.first - block.first_of_piece) * sum(widths)
-        room = kept[block.piece].narrow(0, begin, rows * sum(widths))
-    else:
-        room = pairs.new_empty(rows * sum(widths))
-    parts = room.split([rows * width for width in widths])
-    return [part.view(population, num_merges, -1) for part in parts]
+        return [layer.narrow(1, block.first, block.size) for layer in kept]
+    return new_hidden(block.size, settings, states)
 
 
 @contextmanager

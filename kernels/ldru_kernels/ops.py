@@ -233,7 +233,7 @@ def _tokens(
                 f"the table has rows 0 to {num_symbols - 1}."
             )
     with torch.inference_mode(mode=False):
-        schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
+        schedule = build_schedule(counted, num_tokens, lone_node, symbols.numpy(), num_symbols)
         plan = make_plan(schedule, int(needs_padding(lone_node)), has_readers=has_readers)
         return plan.to(device)
 

@@ -9,17 +9,16 @@ the backward pass needs no atomic addition and repeats to the bit.
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ldru_kernels.schedule import Schedule
+from ldru_kernels.schedule import Nodes, Schedule
 
 # a scan has at most 2 log2 T + 2, and T is below 2^31
 _MOST_LEVELS = 64
@@ -162,48 +161,41 @@ def make_plan(
     num_nodes = schedule.num_inputs + schedule.num_merges
     if num_nodes >= 2**30:
         raise ValueError(f"{num_nodes} nodes are too many for one call; split the batch.")
-    empty = torch.empty(0, dtype=torch.int64)
-    lefts, rights = (
-        ([empty, *side] for side in zip(*schedule.levels, strict=True))
-        if schedule.levels
-        else ([empty],) * 2
-    )
-    children = torch.stack([torch.cat(lefts), torch.cat(rights)], dim=1)
     num_leaves = schedule.num_inputs - num_extra
     sizes = [num_leaves] + [1] * num_extra + [len(left) for left, _ in schedule.levels]
-    ends = list(itertools.accumulate(sizes))
-    stages = torch.full((len(sizes), 4), -1)
-    stages[:, 0] = torch.tensor(sizes)
+    ends = np.cumsum([0, *sizes])
+    read = np.empty(2 * schedule.num_merges, dtype=np.int64)
+    for side in (0, 1):
+        pieces = [level[side] for level in schedule.levels]
+        np.concatenate([np.empty(0, np.int64), *pieces], out=read[side::2])
     first_level = 1 + num_extra
-    merge_ends = [2 * (end - schedule.num_inputs) for end in ends[first_level - 1 :]]
-    read = children.flatten()
-    stages[first_level:, 1] = _range_starts(read, torch.tensor(merge_ends))
-    readers = starts = empty
+    stages = np.full((len(sizes), 4), -1)
+    stages[:, 0] = sizes
+    stages[first_level:, 1] = _range_starts(read, 2 * (ends[first_level:] - schedule.num_inputs))
+    children, readers, starts = read, np.empty(0, np.int64), np.empty(0, np.int64)
     if has_readers:
         # the edges are numbered as they stand here, so that a stable sort keeps their order
-        read = torch.cat([schedule.roots, read])
-        readers = torch.argsort(read, stable=True)
-        counts = torch.bincount(read, minlength=num_nodes)
-        starts = F.pad(counts.cumsum(0), (1, 0))
-        bounds_of_stage = torch.tensor([0, *ends])
-        num_single = F.pad((counts == 1).cumsum(0), (1, 0))[bounds_of_stage].diff()
-        entries = starts[bounds_of_stage]
-        together = _range_starts(readers, entries)
+        read = np.concatenate([schedule.roots, read])
+        readers = np.argsort(read, kind="stable")
+        counts = np.bincount(read, minlength=num_nodes)
+        starts = np.concatenate([[0], counts.cumsum()])
+        num_single = np.concatenate([[0], (counts == 1).cumsum()])[ends]
+        together = _range_starts(readers, starts[ends])
         together[together < 0] = ONE_EACH
-        stages[:, 2] = entries.diff()
-        stages[:, 3] = torch.where(num_single == stages[:, 0], together, ANY)
+        stages[:, 2] = np.diff(starts[ends])
+        stages[:, 3] = np.where(np.diff(num_single) == stages[:, 0], together, ANY)
     bounds = None
     if num_sequences is not None:
-        owners = torch.arange(num_sequences).repeat_interleave(num_leaves // num_sequences)
+        owners = np.arange(num_sequences).repeat(num_leaves // num_sequences)
         bounds = _bounds(schedule, owners, num_sequences)
     return Plan(
-        children.int(),
-        schedule.roots.int(),
-        readers.int(),
-        starts.int(),
-        torch.empty(0, 0, dtype=torch.int32) if bounds is None else bounds,
+        _int32(children).view(-1, 2),
+        _int32(schedule.roots),
+        _int32(readers),
+        _int32(starts),
+        torch.empty(0, 0, dtype=torch.int32) if bounds is None else _int32(bounds),
         torch.tensor([num_extra, bounds is not None]),
-        stages,
+        torch.from_numpy(stages),
     )
 
 
@@ -236,7 +228,11 @@ def pad(plan: Plan, sizes: dict[str, tuple[int, ...]]) -> Plan:
     return Plan(**grown)
 
 
-def _range_starts(numbers: Tensor, bounds: Tensor) -> Tensor:
+def _int32(numbers: Nodes) -> Tensor:
+    return torch.from_numpy(numbers.astype(np.int32))
+
+
+def _range_starts(numbers: Nodes, bounds: Nodes) -> Nodes:
     """Return, for every part of ``numbers``, its first one where each next is 1 more, or -1.
 
     Args:
@@ -244,29 +240,26 @@ def _range_starts(numbers: Tensor, bounds: Tensor) -> Tensor:
         bounds: of the K parts, int64 [K + 1] from 0 to N.
     """
     if not len(numbers):
-        return torch.full((len(bounds) - 1,), -1)
-    steps = F.pad((numbers.diff() == 1).cumsum(0), (1, 0))
-    first, last = bounds[:-1], bounds[1:] - 1
-    is_empty = last < first
-    first, last = first.clamp(max=len(numbers) - 1), last.clamp(min=0)
-    is_range = steps[last] - steps[first] == last - first
-    return numbers[first].masked_fill(~is_range | is_empty, -1)
+        return np.full(len(bounds) - 1, -1)
+    steps = np.concatenate([[0], (np.diff(numbers) == 1).cumsum()])
+    first, last = np.minimum(bounds[:-1], len(numbers) - 1), np.maximum(bounds[1:] - 1, 0)
+    is_range = (steps[last] - steps[first] == last - first) & (bounds[1:] > bounds[:-1])
+    return np.where(is_range, numbers[first], -1)
 
 
-def _bounds(schedule: Schedule, owners: Tensor, num_owners: int) -> Tensor | None:
+def _bounds(schedule: Schedule, owners: Nodes, num_owners: int) -> Nodes | None:
     """Return where each sequence's merges begin in each level, or None where some are shared."""
     nobody = num_owners
     num_others = schedule.num_inputs - len(owners)
-    owner = torch.cat([owners, torch.full((num_others,), nobody)])
-    first, bounds = 0, []
+    owner = np.concatenate([owners, np.full(num_others, nobody)])
+    first, bounds = 0, [np.empty((0, num_owners + 1), np.int64)]
     for left, right in schedule.levels:
         of_left, of_right = owner[left], owner[right]
-        of_merge = torch.minimum(of_left, of_right)
-        strangers = (of_left != of_right) & (torch.maximum(of_left, of_right) != nobody)
-        if strangers.any() or (of_merge == nobody).any() or (of_merge.diff() < 0).any():
+        of_merge = np.minimum(of_left, of_right)
+        strangers = (of_left != of_right) & (np.maximum(of_left, of_right) != nobody)
+        if strangers.any() or (of_merge == nobody).any() or (np.diff(of_merge) < 0).any():
             return None
-        bounds.append(first + torch.searchsorted(of_merge, torch.arange(num_owners + 1)))
-        owner = torch.cat([owner, of_merge])
+        bounds.append(first + np.searchsorted(of_merge, np.arange(num_owners + 1))[None])
+        owner = np.concatenate([owner, of_merge])
         first += len(left)
-    empty = torch.empty(0, num_owners + 1, dtype=torch.int64)
-    return torch.cat([empty, *(row[None] for row in bounds)]).int()
+    return np.concatenate(bounds)

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 LONE_NODE_RULES = (
     "carry",
@@ -26,6 +26,8 @@ LONE_NODE_RULES = (
 _PADDING_RULES = ("identity", "pad_power_of_two", "zero_left", "zero_right")
 
 Node = TypeVar("Node")
+# small arrays by the dozen: numpy's calls are several times cheaper than torch's
+Nodes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Schedule:
     A node may be read any number of times or not at all.
 
     ``levels`` holds (left, right), int64 [N] each; ``roots`` the nodes that are the results,
-    int64 [B]. All on the CPU.
+    int64 [B].
     """
 
     num_inputs: int
-    levels: tuple[tuple[Tensor, Tensor], ...]
-    roots: Tensor
+    levels: tuple[tuple[Nodes, Nodes], ...]
+    roots: Nodes
 
     @property
     def num_merges(self) -> int:
@@ -79,7 +81,7 @@ def build_schedule(
     lengths: Sequence[int],
     num_tokens: int,
     lone_node: str,
-    symbols: Tensor | None = None,
+    symbols: Nodes | None = None,
     num_symbols: int = 0,
 ) -> Schedule:
     """Return the merges that reduce every sequence of a batch to its root.
@@ -118,11 +120,11 @@ def build_schedule(
         raise ValueError(
             f"lone_node: no rule is called '{lone_node}'. Known: {', '.join(LONE_NODE_RULES)}."
         )
-    counts = torch.tensor(lengths)
+    counts = np.array(lengths)
     builder: _Builder
     if symbols is None:
-        leaves = torch.arange(len(counts) * num_tokens).view(-1, num_tokens)
-        builder = _Builder(leaves.numel() + needs_padding(lone_node))
+        leaves = np.arange(len(counts) * num_tokens).reshape(-1, num_tokens)
+        builder = _Builder(leaves.size + needs_padding(lone_node))
     else:
         leaves = symbols
         builder = _SharingBuilder(num_symbols + needs_padding(lone_node))
@@ -156,27 +158,26 @@ def build_scan(
 
     Source: the odd-even scan and the binary counter, which give the same brackets.
     """
-    counts = torch.tensor(lengths)
-    leaves = torch.arange(len(counts) * num_tokens).view(-1, num_tokens)
-    builder = _Builder(leaves.numel() + 1 + has_root)
+    counts = np.array(lengths)
+    leaves = np.arange(len(counts) * num_tokens).reshape(-1, num_tokens)
+    builder = _Builder(leaves.size + 1 + has_root)
     # how many tokens the longest prefix of each sequence has
     longest = counts if inclusive else counts - 1
     blocks = _complete_blocks(builder, leaves, longest)
-    nothing, root = leaves.numel(), leaves.numel() + 1
-    prefixes = torch.full((len(counts), num_tokens + 1), nothing)
+    nothing, root = leaves.size, leaves.size + 1
+    prefixes = np.full((len(counts), num_tokens + 1), nothing)
     if has_root:
         prefixes[:, 0] = root
     for height, row in reversed(list(enumerate(blocks))):
         size = 1 << height
         # the prefixes whose last block has this size continue ones that have a larger last block
-        ends = torch.arange(size, num_tokens + 1, 2 * size)
+        ends = np.arange(size, num_tokens + 1, 2 * size)
         last, before = row[:, ends // size - 1], prefixes[:, ends - size]
         is_wanted = ends <= longest[:, None]
         is_merged = is_wanted & (has_root | (ends > size))
-        found = torch.where(is_wanted, last, nothing)
+        found = np.where(is_wanted, last, nothing)
         if is_merged.any():
-            parents = builder.add_level(before[is_merged], last[is_merged])
-            found = found.masked_scatter(is_merged, parents)
+            found[is_merged] = builder.add_level(before[is_merged], last[is_merged])
         prefixes[:, ends] = found
     first = int(inclusive)
     roots = prefixes[:, first : first + num_tokens].flatten()
@@ -188,21 +189,21 @@ class _Builder:
     """Numbers the nodes and collects the levels."""
 
     num_inputs: int
-    levels: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    levels: list[tuple[Nodes, Nodes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.num_nodes = self.num_inputs
 
-    def add_level(self, left: Tensor, right: Tensor) -> Tensor:
+    def add_level(self, left: Nodes, right: Nodes) -> Nodes:
         """Merge ``left`` with ``right``, int64 [N] each, and return the parents."""
         self.levels.append((left, right))
         self.num_nodes += len(left)
-        return torch.arange(self.num_nodes - len(left), self.num_nodes)
+        return np.arange(self.num_nodes - len(left), self.num_nodes)
 
     def widen_level(self, left: int, right: int) -> int:
         """Merge one more pair in the latest level and return the parent."""
         lefts, rights = self.levels[-1]
-        self.levels[-1] = (F.pad(lefts, (0, 1), value=left), F.pad(rights, (0, 1), value=right))
+        self.levels[-1] = np.append(lefts, left), np.append(rights, right)
         self.num_nodes += 1
         return self.num_nodes - 1
 
@@ -210,102 +211,102 @@ class _Builder:
 class _SharingBuilder(_Builder):
     """Merges equal pairs of a level once."""
 
-    def add_level(self, left: Tensor, right: Tensor) -> Tensor:
+    def add_level(self, left: Nodes, right: Nodes) -> Nodes:
         """See `_Builder`; equal pairs get the same parent."""
         first = self.num_nodes
         keys, ranks = _distinct(left * first + right, first * first)
-        super().add_level(keys // first, keys % first)
-        return ranks.add_(first)
+        super().add_level(*np.divmod(keys, first))
+        return ranks + first
 
 
-def _distinct(keys: Tensor, num_keys: int) -> tuple[Tensor, Tensor]:
+def _distinct(keys: Nodes, num_keys: int) -> tuple[Nodes, Nodes]:
     """Return the distinct keys in order, and which of them each key is."""
     if num_keys > len(keys):
-        distinct, ranks = torch.unique(keys, return_inverse=True)
-        return distinct, ranks
-    # a table is faster than a sort
-    is_there = torch.zeros(num_keys, dtype=torch.bool)
+        # torch's is faster than numpy's
+        distinct, ranks = torch.unique(torch.from_numpy(keys), return_inverse=True)
+        return distinct.numpy(), ranks.numpy()
+    # and a table faster than a sort
+    is_there = np.zeros(num_keys, dtype=bool)
     is_there[keys] = True
-    return is_there.nonzero()[:, 0], (is_there.cumsum(0) - 1)[keys]
+    return is_there.nonzero()[0], (is_there.cumsum() - 1)[keys]
 
 
-def _halve(builder: _Builder, nodes: Tensor, counts: Tensor, lone_node: str) -> Tensor:
+def _halve(builder: _Builder, nodes: Nodes, counts: Nodes, lone_node: str) -> Nodes:
     """Reduce the first ``counts`` nodes of each row of [B, T] to one, pair by pair."""
     padding = builder.num_inputs - 1
-    longest = int(counts.max())
-    while longest > 1:
+    while counts.max() > 1:
         # a row that has come down to one node is done
         active = counts * (counts > 1)
         left, right, is_pair = _pairs(nodes, active)
-        is_merged = is_pair
-        if lone_node != "carry":
-            is_merged = 2 * torch.arange(left.shape[1]) < active[:, None]
-        merged = is_merged.flatten().nonzero()[:, 0]
-        nodes = left.flatten()
-        first, second = nodes[merged], right.flatten()[merged]
-        if lone_node != "carry":
-            is_lone = ~is_pair.flatten()[merged]
+        if lone_node == "carry":
+            nodes = left.copy()
+            nodes[is_pair] = builder.add_level(left[is_pair], right[is_pair])
+        else:
+            is_merged = np.arange(0, 2 * left.shape[1], 2) < active[:, None]
+            first, second = left[is_merged], right[is_merged]
+            is_lone = ~is_pair[is_merged]
             if lone_node == "zero_left":
-                first, second = (
-                    first.masked_fill(is_lone, padding),
-                    torch.where(is_lone, first, second),
-                )
+                second = np.where(is_lone, first, second)
+                first[is_lone] = padding
             else:
-                second = second.masked_fill(is_lone, padding)
-        nodes[merged] = builder.add_level(first, second)
-        nodes = nodes.view_as(left)
-        counts, longest = (counts + 1) // 2, (longest + 1) // 2
+                second[is_lone] = padding
+            nodes = left.copy()
+            nodes[is_merged] = builder.add_level(first, second)
+        counts = (counts + 1) // 2
         if lone_node == "pad_power_of_two" and _has_lone_node_ahead(counts):
             padding = builder.widen_level(padding, padding)
     return nodes[:, 0]
 
 
-def _fold_blocks(builder: _Builder, nodes: Tensor, counts: Tensor) -> Tensor:
+def _fold_blocks(builder: _Builder, nodes: Nodes, counts: Nodes) -> Nodes:
     """Reduce the first ``counts`` nodes of each row of [B, T] to one, block by block."""
     blocks = []
     remaining = counts
-    while int(remaining.max()) > 0:
+    while remaining.max() > 0:
         # where the count is odd, its last node is the root of a complete block
-        blocks.append(nodes.gather(1, (remaining[:, None] - 1).clamp(min=0))[:, 0])
+        last = np.maximum(remaining - 1, 0)[:, None]
+        blocks.append(np.take_along_axis(nodes, last, axis=1)[:, 0])
         left, right, is_pair = _pairs(nodes, remaining)
         remaining = remaining // 2
         if is_pair.any():
-            parents = builder.add_level(left[is_pair], right[is_pair])
-            nodes = left.masked_scatter(is_pair, parents)
-    folded, has_begun = blocks[-1], torch.zeros_like(counts, dtype=torch.bool)
+            nodes = left.copy()
+            nodes[is_pair] = builder.add_level(left[is_pair], right[is_pair])
+    folded, has_begun = blocks[-1], np.zeros(len(counts), dtype=bool)
     for digit, block in reversed(list(enumerate(blocks))):
         has_block = (counts >> digit) % 2 == 1
         merges = has_block & has_begun
-        folded = torch.where(has_block & ~has_begun, block, folded)
+        folded = np.where(has_block & ~has_begun, block, folded)
         if merges.any():
             folded[merges] = builder.add_level(folded[merges], block[merges])
         has_begun |= has_block
     return folded
 
 
-def _complete_blocks(builder: _Builder, nodes: Tensor, counts: Tensor) -> list[Tensor]:
+def _complete_blocks(builder: _Builder, nodes: Nodes, counts: Nodes) -> list[Nodes]:
     """Merge the first ``counts`` nodes of each row of [B, T]; by height h, [B, T // 2^h]."""
     blocks = [nodes]
-    while int(counts.max()) > 1:
+    while counts.max() > 1:
         left, right, is_pair = _pairs(blocks[-1], counts)
-        parents = builder.add_level(left[is_pair], right[is_pair])
-        whole = nodes.shape[1] >> len(blocks)
-        blocks.append(left.masked_scatter(is_pair, parents)[:, :whole])
+        parents = left.copy()
+        parents[is_pair] = builder.add_level(left[is_pair], right[is_pair])
+        blocks.append(parents[:, : nodes.shape[1] >> len(blocks)])
         counts = counts // 2
     return blocks
 
 
-def _pairs(nodes: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(nodes: Nodes, counts: Nodes) -> tuple[Nodes, Nodes, npt.NDArray[np.bool_]]:
     """Return left and right neighbours, [B, ceil(T/2)], and where both are among ``counts``."""
-    # a row of odd length gets a node that no count reaches
-    left, right = F.pad(nodes, (0, nodes.shape[1] % 2)).view(len(nodes), -1, 2).unbind(2)
-    ranks = torch.arange(1, 2 * left.shape[1], 2)
-    return left, right, ranks < counts[:, None]
+    left, right = nodes[:, ::2], nodes[:, 1::2]
+    if nodes.shape[1] % 2:
+        # a row of odd length gets a node that no count reaches
+        right = np.concatenate([right, nodes[:, -1:]], axis=1)
+    is_pair = np.arange(1, 2 * left.shape[1], 2) < counts[:, None]
+    return left, right, is_pair
 
 
-def _has_lone_node_ahead(counts: Tensor) -> bool:
-    while int(counts.max()) > 1:
-        if bool(((counts > 1) & (counts % 2 == 1)).any()):
+def _has_lone_node_ahead(counts: Nodes) -> bool:
+    while counts.max() > 1:
+        if ((counts > 1) & (counts % 2 == 1)).any():
             return True
         counts = (counts + 1) // 2
     return False

@@ -257,9 +257,7 @@ def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
     return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
 
 
-def _hidden(
-    kept: list[Tensor], block: Block, states: Tensor, settings: Settings
-) -> list[Tensor]:
+def _hidden(kept: list[Tensor], block: Block, states: Tensor, settings: Settings) -> list[Tensor]:
     """Return the hidden layers of one block: their place in ``kept``, or new ones."""
     if settings.keeps_hidden:
         return [layer.narrow(1, block.first, block.size) for layer in kept]

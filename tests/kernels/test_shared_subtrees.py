@@ -22,7 +22,7 @@ def random_tokens(*shape, num_symbols=2):
 def shared(tokens, lengths, rule, num_symbols):
     num_tokens = tokens.shape[1]
     schedule = build_schedule(lengths, num_tokens, rule)
-    return schedule, build_schedule(lengths, num_tokens, rule, tokens, num_symbols)
+    return schedule, build_schedule(lengths, num_tokens, rule, tokens.numpy(), num_symbols)
 
 
 @settings(deadline=None, max_examples=60)

@@ -284,7 +284,7 @@ def test_wrong_arguments_are_named(leaves, weights, arguments, message):
         tree_reduce(leaves, weights or random_weights("mlp", 4), **arguments)
 
 
-def test_the_package_needs_torch_only():
+def test_the_package_needs_torch_and_numpy_only():
     names = {}
     for file in Path(ldru_kernels.__file__).parent.glob("*.py"):
         names[file.name] = set()
@@ -297,5 +297,5 @@ def test_the_package_needs_torch_only():
     # only where the Triton backend was chosen, and in what is measured against
     optional = {"triton_path.py": {"triton"}, "triton_kernels.py": {"triton"}, "peers.py": {"jax"}}
     for file, found in names.items():
-        allowed = {"torch", "ldru_kernels"} | optional.get(file, set())
+        allowed = {"numpy", "torch", "ldru_kernels"} | optional.get(file, set())
         assert found - set(sys.stdlib_module_names) <= allowed, file

@@ -170,7 +170,7 @@ def unpack(packed: Tensor, operator: str, width: int) -> dict[str, Tensor]:
     """
     found = layout(operator, width)
     sizes = [math.prod(shape) for _, shape in found.values()]
-    pieces = zip(found.items(), packed.split(sizes, dim=1), strict=True)
+    pieces = zip(found.items(), torch.split(packed, sizes, dim=1), strict=True)
     views = {name: part.view(len(packed), -1, shape[-1]) for (name, (_, shape)), part in pieces}
     for name, (first, count) in _JOINED.get(operator, {}).items():
         begin, shape = found[first]

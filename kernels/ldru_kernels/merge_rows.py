@@ -1,15 +1,16 @@
 """A batch of merges with its backward pass written out, in plain PyTorch.
 
-`reference.parent_states` says what is computed; here the same steps write into buffers that the
-caller may keep, and the vector-Jacobian products read them. kernels/README.md derives them. All
-tensors have a leading population P, and n rows: pairs [P, n, 2E], matrices [P, in, out]. "Hidden"
-is what a merge computes on its way and its backward pass needs: tensors [P, n, units * E].
+`reference.parent_states` says what is computed; here the same steps write into buffers by name, and
+the vector-Jacobian products read them. kernels/README.md derives them. All tensors have a leading
+population P, and n rows: pairs [P, n, 2E], matrices [P, in, out]. "Hidden" is what a merge computes
+on its way and its backward pass needs, "scratch" what the backward pass adds to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +19,15 @@ from torch.nn import functional as F
 from ldru_kernels.reference import NORM_EPS
 
 Weights = dict[str, Tensor]
+# the rows at hand by name, [P, n, units * E] each
+Rows = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Products:
     """Matrix products whose operands are first rounded to ``operands``, accumulated exactly.
 
-    None rounds nothing. Half-precision operands give float32 results.
+    None rounds nothing. Half-precision operands give float32 results. Weights are rounded already.
     """
 
     operands: torch.dtype | None
@@ -37,16 +40,18 @@ class Products:
         return x.to(self.operands) if x.is_cuda else x.to(self.operands).to(x.dtype)
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
-        """Write ``x @ weight + bias`` to ``out``; ``weight`` is rounded already."""
+        """Write ``x @ weight + bias`` to ``out``."""
         x = self.round(x)
         if x.dtype == out.dtype:
             return torch.baddbmm(bias, x, weight, out=out)
         return torch.add(_wide_product(x, weight), bias, out=out)
 
-    def matmul(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return ``x @ weight``; ``weight`` is rounded already."""
-        x = self.round(x)
-        return torch.bmm(x, weight) if self.operands is None else _wide_product(x, weight)
+    def back(self, d: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        """Write ``d @ weight^T`` to ``out``."""
+        d = self.round(d)
+        if d.dtype == out.dtype:
+            return torch.bmm(d, weight.mT, out=out)
+        return out.copy_(_wide_product(d, weight.mT))
 
     def add_outer(self, into: Tensor, x: Tensor, d: Tensor) -> None:
         """Add ``x^T d`` to the gradient of a matrix."""
@@ -64,253 +69,206 @@ def _wide_product(x: Tensor, y: Tensor) -> Tensor:
     return torch.bmm(x, y)
 
 
-class Rows(Protocol):
-    """An operator on rows; ``units`` are the widths of its hidden tensors, in multiples of E.
+class Affine(NamedTuple):
+    """A matrix and its bias, and the rows of its input and of the gradient of its output."""
 
-    The last hidden tensor is the merged state.
+    weight: str
+    bias: str
+    x: str
+    d: str
+
+
+class Operator(NamedTuple):
+    """An operator on rows.
+
+    ``hidden`` and ``scratch`` give widths in multiples of E. ``forward`` fills in the hidden rows
+    from "pairs", at last "merged". ``backward`` writes the gradient of the pairs to its last
+    argument, from "d_merged", and leaves in the scratch rows what ``affine`` names and what sums up
+    to the gradients of other vectors, by name in ``sums``.
     """
 
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Widths of the hidden tensors."""
-        ...
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """Fill in the hidden tensors."""
-        ...
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """Write the gradient of ``pairs`` to ``out``, from that of the merged state.
-
-        Those of the weights go to ``context``.
-        """
-        ...
+    hidden: dict[str, int]
+    scratch: dict[str, int]
+    affine: tuple[Affine, ...]
+    sums: dict[str, str]
+    forward: Callable[[Rows, Weights, Products], None]
+    backward: Callable[[Rows, Weights, Products, Tensor], None]
 
 
-class Backward:
-    """What the gradients of a block are computed with and added to.
-
-    The upper levels of a tree are small. Their shares of the weights' gradients wait until there
-    are enough rows for one product.
-
-    Args:
-        weights: rounded as ``products`` does it.
-        gradients: to be added to.
-        products: how.
-        most_rows: that wait; those of one block may be more.
-    """
-
-    def __init__(
-        self, weights: Weights, gradients: Weights, products: Products, most_rows: int
-    ) -> None:
-        self.weights, self.gradients, self.products = weights, gradients, products
-        self.most_rows = most_rows
-        self._outer: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
-        self._sums: dict[str, list[Tensor]] = {}
-        self._rows = 0
-
-    def affine(self, d: Tensor, x: Tensor, weight: str, bias: str) -> Tensor:
-        """Go back through ``x @ weight + bias`` and return the gradient of x.
-
-        Neither d nor x may change afterwards.
-        """
-        self._outer.setdefault((weight, bias), []).append((x, d))
-        return self.products.matmul(d, self.weights[weight].mT)
-
-    def sum(self, d: Tensor, vector: str) -> None:
-        """Add the sum of d over its rows to the gradient of a vector; d may not change."""
-        self._sums.setdefault(vector, []).append(d)
-
-    def end_block(self, num_rows: int) -> None:
-        """Say that a block of so many rows is done."""
-        self._rows += num_rows
-        if self._rows >= self.most_rows:
-            self.flush()
-
-    def flush(self) -> None:
-        """Add what waits."""
-        for (weight, bias), pairs in self._outer.items():
-            x, d = (_joined(list(part)) for part in zip(*pairs, strict=True))
-            self.products.add_outer(self.gradients[weight], x, d)
-            self.gradients[bias] += d.sum(1, keepdim=True)
-        for vector, parts in self._sums.items():
-            self.gradients[vector] += _joined(parts).sum(1, keepdim=True)
-        self._outer, self._sums, self._rows = {}, {}, 0
+def _mlp(x: Rows, w: Weights, p: Products) -> None:
+    p.affine(x["pairs"], w["w1"], w["b1"], x["first"]).relu_()
+    p.affine(x["first"], w["w2"], w["b2"], x["second"]).relu_()
+    p.affine(x["second"], w["w3"], w["b3"], x["gates"])
+    p.affine(x["gates"] * x["pairs"], w["v"], w["b"], x["merged"])
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+def _mlp_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    torch.mul(x["gates"], x["pairs"], out=x["values"])
+    d_values = p.back(x["d_merged"], w["v"], x["d_values"])
+    torch.mul(d_values, x["pairs"], out=x["d_gates"])
+    _mask(p.back(x["d_gates"], w["w3"], x["d_second"]), x["second"])
+    _mask(p.back(x["d_second"], w["w2"], x["d_first"]), x["first"])
+    p.back(x["d_first"], w["w1"], out).addcmul_(d_values, x["gates"])
 
 
-def _relu_backward(d: Tensor, positive: Tensor) -> Tensor:
-    """Set d to 0 where the relu's result was 0."""
-    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(d, positive, 0, grad_input=d)
-    return masked
+def _grc(x: Rows, w: Weights, p: Products) -> None:
+    p.affine(x["pairs"], w["w1"], w["b1"], x["first"])
+    p.affine(F.gelu(x["first"]), w["w2"], w["b2"], x["cell"])
+    left, right = x["pairs"].chunk(2, dim=-1)
+    keep_left, keep_right, write, content = x["cell"].chunk(4, dim=-1)
+    total = torch.mul(keep_left.sigmoid(), left, out=x["total"])
+    total.addcmul_(keep_right.sigmoid(), right).addcmul_(write.sigmoid(), content)
+    _norm(total, w["norm_weight"], w["norm_bias"], x["merged"])
 
 
-class MlpRows:
-    """`weights.Mlp`."""
-
-    units = (2, 4, 2, 1, 1)
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """See `Rows`."""
-        first, second, gates, total, merged = hidden
-        p.affine(pairs, w["w1"], w["b1"], first).relu_()
-        p.affine(first, w["w2"], w["b2"], second).relu_()
-        p.affine(second, w["w3"], w["b3"], gates)
-        p.affine(gates * pairs, w["v"], w["a_left"] + w["a_right"], total)
-        p.affine(total, w["w_out"], w["b_out"], merged)
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """See `Rows`."""
-        first, second, gates, total, _ = hidden
-        d_total = context.affine(d, total, "w_out", "b_out")
-        d_values = context.affine(d_total, gates * pairs, "v", "a")
-        d_second = context.affine(d_values * pairs, second, "w3", "b3")
-        d_first = context.affine(_relu_backward(d_second, second), first, "w2", "b2")
-        d_pairs = context.affine(_relu_backward(d_first, first), pairs, "w1", "b1")
-        torch.addcmul(d_pairs, d_values, gates, out=out)
+def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    d_total = _norm_backward(x["d_merged"], x["total"], w["norm_weight"], x["d_norm"])
+    left, right = x["pairs"].chunk(2, dim=-1)
+    *gates, content = x["cell"].chunk(4, dim=-1)
+    opened = [gate.sigmoid() for gate in gates]
+    d_gates = [
+        d_total * value * is_open * (1 - is_open)
+        for value, is_open in zip((left, right, content), opened, strict=True)
+    ]
+    torch.cat([*d_gates, d_total * opened[2]], dim=-1, out=x["d_cell"])
+    d_active = p.back(x["d_cell"], w["w2"], x["d_first"])
+    torch.ops.aten.gelu_backward.grad_input(d_active, x["first"], grad_input=d_active)
+    torch.ops.aten.gelu.out(x["first"], out=x["active_first"])
+    d_pairs = p.back(x["d_first"], w["w1"], out)
+    d_pairs += torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1)
 
 
-class GatedRecursiveCellRows:
-    """`weights.GatedRecursiveCell`."""
-
-    units = (4, 4, 1, 1)
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """See `Rows`."""
-        first, cell, total, merged = hidden
-        p.affine(pairs, w["w1"], w["b1"], first)
-        p.affine(F.gelu(first), w["w2"], w["b2"], cell)
-        left, right = pairs.chunk(2, dim=-1)
-        keep_left, keep_right, write, content = cell.chunk(4, dim=-1)
-        torch.mul(keep_left.sigmoid(), left, out=total)
-        total.addcmul_(keep_right.sigmoid(), right).addcmul_(write.sigmoid(), content)
-        _norm(total, w["norm_weight"], w["norm_bias"], merged)
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """See `Rows`."""
-        first, cell, total, _ = hidden
-        d_total = _norm_backward(d, total, "norm_weight", "norm_bias", context)
-        left, right = pairs.chunk(2, dim=-1)
-        *gates, content = cell.chunk(4, dim=-1)
-        opened = [gate.sigmoid() for gate in gates]
-        d_gates = [
-            d_total * value * is_open * (1 - is_open)
-            for value, is_open in zip((left, right, content), opened, strict=True)
-        ]
-        d_cell = torch.cat([*d_gates, d_total * opened[2]], dim=-1)
-        d_active = context.affine(d_cell, F.gelu(first), "w2", "b2")
-        d_first: Tensor = torch.ops.aten.gelu_backward(d_active, first)
-        d_pairs = context.affine(d_first, pairs, "w1", "b1")
-        torch.add(d_pairs, torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1), out=out)
+def _gated_sum(x: Rows, w: Weights, p: Products) -> None:
+    gate = p.affine(x["pairs"], w["weight"], w["bias"], x["gate"]).sigmoid_()
+    left, right = x["pairs"].chunk(2, dim=-1)
+    torch.lerp(right, left, gate, out=x["merged"])
 
 
-class GatedSumRows:
-    """`weights.GatedSum`."""
-
-    units = (1, 1)
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """See `Rows`."""
-        gate, merged = hidden
-        p.affine(pairs, w["weight"], w["bias"], gate).sigmoid_()
-        left, right = pairs.chunk(2, dim=-1)
-        torch.lerp(right, left, gate, out=merged)
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """See `Rows`."""
-        gate, _ = hidden
-        left, right = pairs.chunk(2, dim=-1)
-        d_gate = d * (left - right) * gate * (1 - gate)
-        d_pairs = context.affine(d_gate, pairs, "weight", "bias")
-        torch.add(d_pairs, torch.cat([d * gate, d * (1 - gate)], dim=-1), out=out)
+def _gated_sum_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    d, gate = x["d_merged"], x["gate"]
+    left, right = x["pairs"].chunk(2, dim=-1)
+    torch.mul(d * (left - right), gate * (1 - gate), out=x["d_gate"])
+    d_pairs = p.back(x["d_gate"], w["weight"], out)
+    d_pairs += torch.cat([d * gate, d * (1 - gate)], dim=-1)
 
 
-class LinearRows:
-    """`weights.Linear`."""
-
-    units = (1,)
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """See `Rows`."""
-        p.affine(pairs, w["weight"], w["bias"], hidden[0])
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """See `Rows`."""
-        out.copy_(context.affine(d, pairs, "weight", "bias"))
+def _linear(x: Rows, w: Weights, p: Products) -> None:
+    p.affine(x["pairs"], w["weight"], w["bias"], x["merged"])
 
 
-class ElementwiseSumRows:
-    """`weights.ElementwiseSum`."""
-
-    units = (1,)
-
-    def forward(self, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor]) -> None:
-        """See `Rows`."""
-        left, right = pairs.chunk(2, dim=-1)
-        torch.add(left, right, out=hidden[0])
-
-    def backward(
-        self, d: Tensor, pairs: Tensor, hidden: list[Tensor], context: Backward, out: Tensor
-    ) -> None:
-        """See `Rows`."""
-        torch.cat([d, d], dim=-1, out=out)
+def _linear_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    p.back(x["d_merged"], w["weight"], out)
 
 
-ROWS: dict[str, Rows] = {
-    "elementwise_sum": ElementwiseSumRows(),
-    "gated_sum": GatedSumRows(),
-    "grc": GatedRecursiveCellRows(),
-    "linear": LinearRows(),
-    "mlp": MlpRows(),
+def _elementwise_sum(x: Rows, w: Weights, p: Products) -> None:
+    left, right = x["pairs"].chunk(2, dim=-1)
+    torch.add(left, right, out=x["merged"])
+
+
+def _elementwise_sum_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    out.copy_(torch.cat([x["d_merged"], x["d_merged"]], dim=-1))
+
+
+OPERATORS = {
+    "elementwise_sum": Operator(
+        {"merged": 1}, {}, (), {}, _elementwise_sum, _elementwise_sum_backward
+    ),
+    "gated_sum": Operator(
+        {"gate": 1, "merged": 1},
+        {"d_gate": 1},
+        (Affine("weight", "bias", "pairs", "d_gate"),),
+        {},
+        _gated_sum,
+        _gated_sum_backward,
+    ),
+    "grc": Operator(
+        {"first": 4, "cell": 4, "total": 1, "merged": 1},
+        {"active_first": 4, "d_first": 4, "d_cell": 4, "d_norm": 1},
+        (
+            Affine("w1", "b1", "pairs", "d_first"),
+            Affine("w2", "b2", "active_first", "d_cell"),
+        ),
+        {"norm_weight": "d_norm", "norm_bias": "d_merged"},
+        _grc,
+        _grc_backward,
+    ),
+    "linear": Operator(
+        {"merged": 1},
+        {},
+        (Affine("weight", "bias", "pairs", "d_merged"),),
+        {},
+        _linear,
+        _linear_backward,
+    ),
+    "mlp": Operator(
+        {"first": 2, "second": 4, "gates": 2, "merged": 1},
+        {"values": 2, "d_values": 2, "d_gates": 2, "d_second": 4, "d_first": 2},
+        (
+            Affine("w1", "b1", "pairs", "d_first"),
+            Affine("w2", "b2", "first", "d_second"),
+            Affine("w3", "b3", "second", "d_gates"),
+            Affine("v", "b", "values", "d_merged"),
+        ),
+        {},
+        _mlp,
+        _mlp_backward,
+    ),
 }
 
+# around the operator: node FFN with its residual, and layer norm
+_NODE_HIDDEN = {"active": 4, "summed": 1}
+_NODE_SCRATCH = {"pairs": 2, "d": 1, "d_scale": 1, "d_summed": 1, "d_active": 4, "d_merged": 1}
+_NODE_AFFINE = (
+    Affine("node_ffn.w1", "node_ffn.b1", "merged", "d_active"),
+    Affine("node_ffn.w2", "node_ffn.b2", "active", "d_summed"),
+)
+_NODE_SUMS = {"node_norm.weight": "d_scale", "node_norm.bias": "d"}
 
-def hidden_units(operator: str) -> tuple[int, ...]:
+
+def hidden_units(operator: str) -> dict[str, int]:
     """Return the widths of what `parents` fills in, in multiples of E."""
-    return (*ROWS[operator].units, 4, 1)
+    return OPERATORS[operator].hidden | _NODE_HIDDEN
 
 
-def parents(
-    operator: str, pairs: Tensor, w: Weights, p: Products, hidden: list[Tensor], out: Tensor | None
-) -> None:
-    """Fill in the hidden tensors, and ``out`` [P, n, E] with the parents before dropout."""
-    *own, active, summed = hidden
-    ROWS[operator].forward(pairs, w, p, own)
-    p.affine(own[-1], w["node_ffn.w1"], w["node_ffn.b1"], active).relu_()
-    p.affine(active, w["node_ffn.w2"], w["node_ffn.b2"], summed).add_(own[-1])
+def scratch_units(operator: str) -> dict[str, int]:
+    """Return the widths of what `parents_backward` reads and writes besides."""
+    return OPERATORS[operator].scratch | _NODE_SCRATCH
+
+
+def parents(operator: str, x: Rows, w: Weights, p: Products, out: Tensor | None) -> None:
+    """Fill in the hidden rows from "pairs", and ``out`` [P, n, E], the parents before dropout."""
+    OPERATORS[operator].forward(x, w, p)
+    p.affine(x["merged"], w["node_ffn.w1"], w["node_ffn.b1"], x["active"]).relu_()
+    p.affine(x["active"], w["node_ffn.w2"], w["node_ffn.b2"], x["summed"]).add_(x["merged"])
     if out is not None:
-        _norm(summed, w["node_norm.weight"], w["node_norm.bias"], out)
+        _norm(x["summed"], w["node_norm.weight"], w["node_norm.bias"], out)
 
 
-def parents_backward(
-    operator: str,
-    d: Tensor,
-    pairs: Tensor,
-    hidden: list[Tensor],
-    context: Backward,
-    out: Tensor,
-) -> None:
-    """Write the gradient of the pairs to ``out``, [P, n, 2E], the weights' to ``context``."""
-    *own, active, summed = hidden
-    d_summed = _norm_backward(d, summed, "node_norm.weight", "node_norm.bias", context)
-    d_active = context.affine(d_summed, active, "node_ffn.w2", "node_ffn.b2")
-    d_active = _relu_backward(d_active, active)
-    d_merged = context.affine(d_active, own[-1], "node_ffn.w1", "node_ffn.b1")
-    ROWS[operator].backward(d_merged.add_(d_summed), pairs, own, context, out)
-    context.end_block(pairs.shape[1])
+def parents_backward(operator: str, x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+    """Write the gradient of the pairs to ``out``, [P, n, 2E], from "d", that of the parents.
+
+    The scratch rows then have what `add_gradients` needs.
+    """
+    d_summed = _norm_backward(x["d"], x["summed"], w["node_norm.weight"], x["d_scale"])
+    x["d_summed"].copy_(d_summed)
+    _mask(p.back(d_summed, w["node_ffn.w2"], x["d_active"]), x["active"])
+    p.back(x["d_active"], w["node_ffn.w1"], x["d_merged"]).add_(d_summed)
+    OPERATORS[operator].backward(x, w, p, out)
+
+
+def add_gradients(operator: str, x: Rows, p: Products, gradients: Weights) -> None:
+    """Add what rows contribute to the gradients of the weights."""
+    op = OPERATORS[operator]
+    for matrix in (*op.affine, *_NODE_AFFINE):
+        p.add_outer(gradients[matrix.weight], x[matrix.x], x[matrix.d])
+        gradients[matrix.bias] += x[matrix.d].sum(1, keepdim=True)
+    for vector, name in (op.sums | _NODE_SUMS).items():
+        gradients[vector] += x[name].sum(1, keepdim=True)
+
+
+def _mask(d: Tensor, positive: Tensor) -> None:
+    """Set d to 0 where the relu's result was 0."""
+    torch.ops.aten.threshold_backward.grad_input(d, positive, 0, grad_input=d)
 
 
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
@@ -318,13 +276,14 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     torch.addcmul(bias, normed, weight, out=out)
 
 
-def _norm_backward(d: Tensor, x: Tensor, weight: str, bias: str, context: Backward) -> Tensor:
-    """Go back through a layer norm and return the gradient of x."""
+def _norm_backward(d: Tensor, x: Tensor, weight: Tensor, d_scale: Tensor) -> Tensor:
+    """Go back through a layer norm and return the gradient of x.
+
+    ``d_scale`` gets what sums up to the gradient of the weight.
+    """
     normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
-    context.sum(d * normed, weight)
-    context.sum(d, bias)
-    d_normed = d * context.weights[weight]
+    torch.mul(d, normed, out=d_scale)
     d_x: Tensor = torch.ops.aten.native_layer_norm_backward(
-        d_normed, x, x.shape[-1:], mean, scale, None, None, [True, False, False]
+        d * weight, x, x.shape[-1:], mean, scale, None, None, [True, False, False]
     )[0]
     return d_x

@@ -16,7 +16,8 @@ from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
 from ldru_kernels.plan import Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
-from ldru_kernels.torch_path import Settings
+from ldru_kernels.torch_path import Settings, compute_dtype
+from ldru_kernels.weights import fold, unfold
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes", mutates_args=())
@@ -57,7 +58,8 @@ def merge_nodes(
     states = leaves.new_empty(population, num_nodes, width)
     states[:, :num_leaves] = leaves
     states[:, num_leaves : num_leaves + extra.shape[1]] = extra
-    kept = _path(backend).forward(states, packed, seed, made, settings)
+    folded = fold(packed.to(compute_dtype(leaves.dtype)), operator, width)
+    kept = _path(backend).forward(states, folded, seed, made, settings)
     return states.index_select(1, made.results), states, kept
 
 
@@ -101,12 +103,11 @@ def merge_nodes_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of all inputs, [P, N, E], and of ``packed``, [P, S]."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    path = _path(backend)
-    made = Plan(*plan)
-    gradients: tuple[Tensor, Tensor] = path.backward(
-        d_results, states, kept, packed, seed, made, settings
-    )
-    return gradients
+    path, width = _path(backend), states.shape[-1]
+    wide = packed.to(compute_dtype(states.dtype))
+    folded = fold(wide, operator, width)
+    d_inputs, d_folded = path.backward(d_results, states, kept, folded, seed, Plan(*plan), settings)
+    return d_inputs, unfold(d_folded, wide, operator, width).to(packed.dtype)
 
 
 @merge_nodes_backward.register_fake

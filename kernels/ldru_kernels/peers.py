@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldru_kernels.reference import parent_states
-from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, pack, shapes, unpack
+from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, layout, pack, shapes, unpack
 
 # computes a forward and a backward pass and waits for both
 Step = Callable[[], Any]
@@ -61,7 +61,7 @@ def jax_step(leaves: Tensor, weights: MergeWeights, precision: str, *, scans: bo
     import jax
     import jax.numpy as jnp
 
-    named = unpack(pack(weights, population=False), "mlp", leaves.shape[-1])
+    named = unpack(pack(weights, population=False), layout("mlp", leaves.shape[-1]))
     dtype = jnp.bfloat16 if leaves.dtype == torch.bfloat16 else jnp.float32
 
     def array(tensor: Tensor) -> Any:

@@ -12,22 +12,23 @@ from torch.nn import functional as F
 
 from ldru_kernels import dropout as drop
 from ldru_kernels.merge_rows import (
-    Backward,
     Products,
+    Rows,
     Weights,
+    add_gradients,
     hidden_units,
     parents,
     parents_backward,
+    scratch_units,
 )
 from ldru_kernels.plan import ONE_EACH, Plan, Stage
-from ldru_kernels.weights import unpack
+from ldru_kernels.weights import folded_layout, unpack
 
-# elements of one block of pairs on a CPU: its hidden layers, several times as large, stay in
-# cache. kernels/README.md has the measurement
-_CPU_BLOCK = 2**19
-# rows whose products for the weights' gradients wait for more: fewer make slow products, and what
-# waits takes memory
-_MOST_WAITING = {"cpu": 2**10, "cuda": 2**14}
+# elements of one block of pairs: on a CPU its hidden layers, several times as large, stay in cache
+# (kernels/README.md has the measurement), on a GPU they stay below 2 GiB
+_BLOCK = {"cpu": 2**19, "cuda": 2**24}
+# rows whose products for the weights' gradients wait for more: fewer make slow products
+_MOST_WAITING = 2**10
 
 _OPERANDS = {"ieee": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -63,7 +64,7 @@ class Block(NamedTuple):
 def kept_size(settings: Settings, width: int) -> int:
     """Return the elements of hidden layers that are kept per merge, 0 if none are."""
     return (
-        sum(hidden_units(settings.operator)) * width
+        sum(hidden_units(settings.operator).values()) * width
         if settings.keeps_hidden and settings.backend == "torch"
         else 0
     )
@@ -82,22 +83,17 @@ def new_hidden(num_merges: int, settings: Settings, states: Tensor) -> list[Tens
         settings: of the pass.
         states: [P, N, E], in compute dtype or not.
     """
-    population, _, width = states.shape
-    dtype = compute_dtype(states.dtype)
-    return [
-        states.new_empty(population, num_merges, units * width, dtype=dtype)
-        for units in hidden_units(settings.operator)
-    ]
+    return list(_new_rows(hidden_units(settings.operator), num_merges, states).values())
 
 
 def forward(
-    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
+    states: Tensor, folded: Tensor, seed: Tensor, plan: Plan, settings: Settings
 ) -> list[Tensor]:
     """Fill in the states of all parents.
 
     Args:
         states: of all nodes, [P, N + M, E], of which the N inputs are there.
-        packed: of `weights.pack`, [P, S].
+        folded: of `weights.fold`, [P, S'], in compute dtype.
         seed: of `dropout.new_seed`; not read without dropout.
         plan: on the device of ``states``.
         settings: of the pass.
@@ -105,70 +101,134 @@ def forward(
     Returns:
         The hidden layers of all merges, where they are kept.
     """
-    weights, products = _prepare(packed, settings, states)
-    kept = []
-    if settings.keeps_hidden:
-        kept = new_hidden(len(plan.children), settings, states)
+    weights, products = _prepare(folded, settings, states)
+    blocks = _blocks(plan, states)
+    room = len(plan.children) if settings.keeps_hidden else _most_rows(blocks)
+    hidden = _new_rows(hidden_units(settings.operator), room, states)
     num_inputs = plan.num_inputs
     with _matmul_precision(states, settings.operands):
-        for block in _blocks(plan, states):
-            pairs = _pairs(states, plan, block)
-            hidden = _hidden(kept, block, states, settings)
+        for block in blocks:
+            rows = _narrow(hidden, block.first if settings.keeps_hidden else 0, block.size)
+            rows["pairs"] = _pairs(states, plan, block)
             made = states.narrow(1, num_inputs + block.first, block.size)
-            parents(settings.operator, pairs, weights, products, hidden, made)
+            parents(settings.operator, rows, weights, products, made)
             if settings.dropout:
                 made *= _mask(seed, block, states, settings.dropout)
-    return kept
+    return list(hidden.values()) if settings.keeps_hidden else []
 
 
 def backward(
     d_results: Tensor,
     states: Tensor,
     kept: list[Tensor],
-    packed: Tensor,
+    folded: Tensor,
     seed: Tensor,
     plan: Plan,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the inputs, [P, N, E], and of ``packed``, [P, S].
+    """Return the gradients of the inputs, [P, N, E], and of ``folded``, [P, S'].
 
     Args:
         d_results: gradient of the results, [P, R, E].
         states: as `forward` left them.
         kept: as `forward` returned it.
-        packed: as in `forward`, and so on.
+        folded: as in `forward`, and so on.
         seed: the same.
         plan: the same.
         settings: the same.
     """
     population, _, width = states.shape
-    weights, products = _prepare(packed, settings, states)
-    dtype = compute_dtype(states.dtype)
-    d_packed = torch.zeros_like(packed, dtype=dtype)
-    gradients = unpack(d_packed, settings.operator, width)
-    context = Backward(weights, gradients, products, _MOST_WAITING[states.device.type])
+    weights, products = _prepare(folded, settings, states)
+    d_folded = torch.zeros_like(folded)
+    gradients = unpack(d_folded, folded_layout(settings.operator, width))
+    blocks = _blocks(plan, states)
+    window = _Window(blocks, kept, settings, states)
     num_results = d_results.shape[1]
     num_edges = num_results + 2 * len(plan.children)
-    edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
+    edges = d_results.new_empty(population, num_edges, width, dtype=folded.dtype)
     edges[:, :num_results] = d_results
     reader = Reader(edges, plan)
     with _matmul_precision(states, settings.operands):
-        for block in reversed(_blocks(plan, states)):
+        for block in reversed(blocks):
             if block.last == block.level.first_merge + block.level.size:
                 d_level = reader.read(block.level)
-            pairs = _pairs(states, plan, block)
-            hidden = _hidden(kept, block, states, settings)
+            if not window.has_room(block):
+                add_gradients(settings.operator, window.waiting(), products, gradients)
+                window.clear()
+            rows = window.add(block)
+            _pairs(states, plan, block, out=rows["pairs"])
             if not settings.keeps_hidden:
-                parents(settings.operator, pairs, weights, products, hidden, None)
+                parents(settings.operator, rows, weights, products, None)
             begin = block.level.first_merge
             d = d_level[:, block.first - begin : block.last - begin]
             if settings.dropout:
-                d = d * _mask(seed, block, states, settings.dropout)
+                torch.mul(d, _mask(seed, block, states, settings.dropout), out=rows["d"])
+            else:
+                rows["d"].copy_(d)
             out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
             out = out.view(population, -1, 2 * width)
-            parents_backward(settings.operator, d, pairs, hidden, context, out)
-        context.flush()
-    return reader.read_inputs().to(states.dtype), d_packed.to(packed.dtype)
+            parents_backward(settings.operator, rows, weights, products, out)
+        if blocks:
+            add_gradients(settings.operator, window.waiting(), products, gradients)
+    return reader.read_inputs().to(states.dtype), d_folded
+
+
+class _Window:
+    """The rows of the backward pass whose shares of the weights' gradients wait.
+
+    The upper levels of a tree are small, and one product of many rows is faster than many of a few.
+    Blocks come in the reverse order of their merges and fill the window from its end, so that what
+    waits lies together.
+    """
+
+    def __init__(
+        self, blocks: list[Block], kept: list[Tensor], settings: Settings, states: Tensor
+    ) -> None:
+        operator = settings.operator
+        num_merges = sum(block.size for block in blocks)
+        self.num_rows = min(max(_most_rows(blocks), _MOST_WAITING), num_merges)
+        units = scratch_units(operator)
+        if not kept:
+            units |= hidden_units(operator)
+        self.own = _new_rows(units, self.num_rows, states)
+        self.kept = dict(zip(hidden_units(operator), kept, strict=True)) if kept else {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self.begin, self.first, self.last = self.num_rows, 0, 0
+
+    def has_room(self, block: Block) -> bool:
+        """Whether a block fits in."""
+        return block.size <= self.begin
+
+    def add(self, block: Block) -> Rows:
+        """Return the rows of a block that has room."""
+        self.begin -= block.size
+        self.first = block.first
+        self.last = self.last or block.last
+        return self._rows(block.last)
+
+    def waiting(self) -> Rows:
+        """Return all rows that wait."""
+        return self._rows(self.last)
+
+    def _rows(self, last: int) -> Rows:
+        size = last - self.first
+        return _narrow(self.own, self.begin, size) | _narrow(self.kept, self.first, size)
+
+
+def _new_rows(units: dict[str, int], num_rows: int, states: Tensor) -> Rows:
+    population, _, width = states.shape
+    dtype = compute_dtype(states.dtype)
+    return {
+        name: states.new_empty(population, num_rows, of_name * width, dtype=dtype)
+        for name, of_name in units.items()
+    }
+
+
+def _narrow(rows: Rows, first: int, size: int) -> Rows:
+    return {name: tensor.narrow(1, first, size) for name, tensor in rows.items()}
 
 
 class Reader:
@@ -206,9 +266,8 @@ class Reader:
         return (inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)).contiguous()
 
 
-def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weights, Products]:
-    packed = packed.to(compute_dtype(states.dtype))
-    weights = unpack(packed, settings.operator, states.shape[-1])
+def _prepare(folded: Tensor, settings: Settings, states: Tensor) -> tuple[Weights, Products]:
+    weights = unpack(folded, folded_layout(settings.operator, states.shape[-1]))
     products = Products(_OPERANDS[settings.operands])
     rounded = {
         name: products.round(tensor) if tensor.shape[1] > 1 else tensor
@@ -219,7 +278,8 @@ def _prepare(packed: Tensor, settings: Settings, states: Tensor) -> tuple[Weight
 
 def _blocks(plan: Plan, states: Tensor) -> list[Block]:
     """Return the merges of a plan, level by level."""
-    rows = _rows_of_block(states)
+    population, _, width = states.shape
+    rows = max(1, _BLOCK[states.device.type] // (2 * width * population))
     blocks = []
     for level in plan.stage_list()[plan.first_level :]:
         end = level.first_merge + level.size
@@ -230,23 +290,24 @@ def _blocks(plan: Plan, states: Tensor) -> list[Block]:
     return blocks
 
 
-def _rows_of_block(states: Tensor) -> int:
-    population, _, width = states.shape
-    # a GPU takes a level at a time
-    return 2**31 if states.is_cuda else max(1, _CPU_BLOCK // (2 * width * population))
+def _most_rows(blocks: list[Block]) -> int:
+    return max((block.size for block in blocks), default=0)
 
 
-def _pairs(states: Tensor, plan: Plan, block: Block) -> Tensor:
+def _pairs(states: Tensor, plan: Plan, block: Block, out: Tensor | None = None) -> Tensor:
     """Return the children of a block, left and right side by side, [P, n, 2E] in compute dtype."""
     population, _, width = states.shape
-    num_merges = block.size
     if block.level.first_child >= 0:
         begin = block.level.first_child + 2 * (block.first - block.level.first_merge)
-        children = states.narrow(1, begin, 2 * num_merges)
+        children = states.narrow(1, begin, 2 * block.size)
     else:
         nodes = plan.children[block.first : block.last].flatten()
+        if out is not None and out.dtype == states.dtype:
+            torch.index_select(states, 1, nodes, out=out.view(population, -1, width))
+            return out
         children = states.index_select(1, nodes)
-    return children.reshape(population, num_merges, 2 * width).to(compute_dtype(states.dtype))
+    pairs = children.reshape(population, block.size, 2 * width)
+    return pairs.to(compute_dtype(states.dtype)) if out is None else out.copy_(pairs)
 
 
 def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
@@ -255,13 +316,6 @@ def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
     merges = torch.arange(block.first, block.last, device=states.device)
     kept = drop.is_kept(seed, population, merges, width, dropout)
     return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
-
-
-def _hidden(kept: list[Tensor], block: Block, states: Tensor, settings: Settings) -> list[Tensor]:
-    """Return the hidden layers of one block: their place in ``kept``, or new ones."""
-    if settings.keeps_hidden:
-        return [layer.narrow(1, block.first, block.size) for layer in kept]
-    return new_hidden(block.size, settings, states)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ The backward kernel computes a tile again, and writes the factors of the weights
 tape, one row per merge. `weight_gradients` multiplies them, in an order that depends on the shapes
 alone. Nothing is added atomically.
 
-Weights stand as `weights.pack` lays them out; ``p`` is where those of a member begin.
+Weights stand as `weights.fold` lays them out; ``p`` is where those of a member begin.
 """
 
 from __future__ import annotations
@@ -16,30 +16,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# the interpreter multiplies the bit patterns of bfloat16: there, rounded operands go on as float32
+# the interpreter cuts float32 off to bfloat16 where a GPU rounds, and multiplies bit patterns of
+# bfloat16: so numbers are rounded before they are cut, and multiplied as float32
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 # where the parts of a tape's row begin, in multiples of E: the inputs of the matrices,
 PAIR = tl.constexpr(0)
 FIRST = tl.constexpr(2)
 SECOND = tl.constexpr(4)
-LEFT_VALUE = tl.constexpr(8)
-RIGHT_VALUE = tl.constexpr(9)
-TOTAL = tl.constexpr(10)
-MERGED = tl.constexpr(11)
-ACTIVE = tl.constexpr(12)
+VALUES = tl.constexpr(8)
+MERGED = tl.constexpr(10)
+ACTIVE = tl.constexpr(11)
 # the gradients of their outputs,
-D_FIRST = tl.constexpr(16)
-D_SECOND = tl.constexpr(18)
-D_GATES = tl.constexpr(22)
-D_TOTAL = tl.constexpr(24)
-D_MERGED = tl.constexpr(25)
-D_ACTIVE = tl.constexpr(26)
-D_SUMMED = tl.constexpr(30)
+D_FIRST = tl.constexpr(15)
+D_SECOND = tl.constexpr(17)
+D_GATES = tl.constexpr(21)
+D_MERGED = tl.constexpr(23)
+D_ACTIVE = tl.constexpr(24)
+D_SUMMED = tl.constexpr(28)
 # and what the norm's weights sum over
-D_SCALE = tl.constexpr(31)
-D_SHIFT = tl.constexpr(32)
-UNITS = tl.constexpr(33)
+D_SCALE = tl.constexpr(29)
+D_SHIFT = tl.constexpr(30)
+UNITS = tl.constexpr(31)
 
 
 @triton.jit
@@ -101,9 +99,19 @@ def _square(p, STRIDE: tl.constexpr, E: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
+def _cast(x, DTYPE: tl.constexpr):
+    """Return x in a dtype, rounded to nearest even."""
+    if _INTERPRETED and tl.bfloat16 == DTYPE and x.dtype == tl.float32:
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + (((bits >> 16) & 1) + 0x7FFF)) & 0xFFFF0000
+        x = bits.to(tl.float32, bitcast=True)
+    return x.to(DTYPE)
+
+
+@triton.jit
 def _dot(x, weight, total, PRECISION: tl.constexpr):
     """Return ``total + x @ weight`` with the operands in the weights' dtype."""
-    x = x.to(weight.dtype)
+    x = _cast(x, weight.dtype)
     if _INTERPRETED:
         x, weight = x.to(tl.float32), weight.to(tl.float32)
     return tl.dot(x, weight, total, input_precision=PRECISION)
@@ -121,14 +129,14 @@ def _put(tape, UNIT: tl.constexpr, values, mask, E: tl.constexpr, WIDE: tl.const
     features = tl.arange(0, WIDE)
     where = tape[:, None] + (features + UNIT * E)[None, :]
     inside = mask[:, None] & (features < E)[None, :]
-    tl.store(where, values.to(tape.dtype.element_ty), mask=inside)
+    tl.store(where, _cast(values, tape.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _put_block(tape, begin, values, mask, BLOCK: tl.constexpr):
     """Write a block of a hidden layer, which begins at ``begin`` of every row."""
     where = tape[:, None] + (tl.arange(0, BLOCK) + begin)[None, :]
-    tl.store(where, values.to(tape.dtype.element_ty), mask=mask[:, None])
+    tl.store(where, _cast(values, tape.dtype.element_ty), mask=mask[:, None])
 
 
 @triton.jit
@@ -164,7 +172,7 @@ def _merge(
     PRECISION: tl.constexpr,
     TAPED: tl.constexpr,
 ):
-    """Return the parents of a tile and what its backward pass needs; see `merge_rows.MlpRows`.
+    """Return the parents of a tile and what its backward pass needs; see `merge_rows`.
 
     Hidden layers in blocks go to the tape where TAPED, and nowhere else.
     """
@@ -197,18 +205,14 @@ def _merge(
         to_right = _matrix(w3 + begin * 2 * E + E, 2 * E, BLOCK, WIDE, BLOCK, E)
         gate_right = _dot(second, to_right, gate_right, PRECISION)
 
-    v_left, v_right = p + 20 * E * E + 8 * E, p + 21 * E * E + 8 * E
-    a_left, a_right = p + 22 * E * E + 8 * E, p + 22 * E * E + 9 * E
-    w_out, b_out = p + 22 * E * E + 10 * E, p + 23 * E * E + 10 * E
-    total = nothing + _vector(a_left, E, WIDE) + _vector(a_right, E, WIDE)
-    value_left, value_right = gate_left * l.to(tl.float32), gate_right * r.to(tl.float32)
-    total = _dot(value_left, _square(v_left, E, E, WIDE), total, PRECISION)
-    total = _dot(value_right, _square(v_right, E, E, WIDE), total, PRECISION)
-    merged = nothing + _vector(b_out, E, WIDE)
-    merged = _dot(total, _square(w_out, E, E, WIDE), merged, PRECISION)
+    v, b = p + 20 * E * E + 8 * E, p + 22 * E * E + 8 * E
+    merged = nothing + _vector(b, E, WIDE)
+    merged = _dot(gate_left * l.to(tl.float32), _square(v, E, E, WIDE), merged, PRECISION)
+    below = v + E * E
+    merged = _dot(gate_right * r.to(tl.float32), _square(below, E, E, WIDE), merged, PRECISION)
 
-    f1, c1 = p + 23 * E * E + 11 * E, p + 27 * E * E + 11 * E
-    f2, c2 = p + 27 * E * E + 15 * E, p + 31 * E * E + 15 * E
+    f1, c1 = p + 22 * E * E + 9 * E, p + 26 * E * E + 9 * E
+    f2, c2 = p + 26 * E * E + 13 * E, p + 30 * E * E + 13 * E
     summed = merged + _vector(c2, E, WIDE)
     for begin in range(0, 4 * E, BLOCK):
         active = tl.zeros((ROWS, BLOCK), tl.float32) + _vector(c1 + begin, BLOCK, BLOCK)
@@ -225,9 +229,9 @@ def _merge(
         centred = tl.where((tl.arange(0, WIDE) < E)[None, :], centred, 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / E + 1e-5)
     normed = centred * scale[:, None]
-    weight = _vector(p + 31 * E * E + 16 * E, E, WIDE)
-    state = normed * weight + _vector(p + 31 * E * E + 17 * E, E, WIDE)
-    return state, first_left, first_right, gate_left, gate_right, total, merged, normed, scale
+    weight = _vector(p + 30 * E * E + 14 * E, E, WIDE)
+    state = normed * weight + _vector(p + 30 * E * E + 15 * E, E, WIDE)
+    return state, first_left, first_right, gate_left, gate_right, merged, normed, scale
 
 
 @triton.jit
@@ -246,7 +250,7 @@ def _span(bounds, level, group, first, last, num_sequences, per_group, GROUPED: 
 @triton.jit(do_not_specialize=["num_inputs", "num_nodes", "num_weights", "first", "last"])
 def forward_kernel(
     states,
-    packed,
+    folded,
     seed,
     children,
     bounds,
@@ -276,7 +280,7 @@ def forward_kernel(
     """
     group, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
     states += member * num_nodes * E
-    p = packed + member * num_weights
+    p = folded + member * num_weights
     features = tl.arange(0, WIDE)
     for level in range(num_levels):
         begin, end = _span(bounds, level, group, first, last, num_sequences, per_group, GROUPED)
@@ -284,14 +288,14 @@ def forward_kernel(
             merges = row + tl.arange(0, ROWS)
             mask = merges < end
             l, r = _children(states, children, merges.to(tl.int64), mask, E, WIDE)
-            state, _, _, _, _, _, _, _, _ = _merge(
+            state, _, _, _, _, _, _, _ = _merge(
                 l, r, p, states, mask, E, WIDE, ROWS, BLOCK, PRECISION, False
             )
             if DROPS:
                 state *= _mask_of_dropout(seed, member, merges, threshold, keep, WIDE)
             where = states + (num_inputs + merges).to(tl.int64)[:, None] * E + features[None, :]
             inside = mask[:, None] & (features < E)[None, :]
-            tl.store(where, state.to(states.dtype.element_ty), mask=inside)
+            tl.store(where, _cast(state, states.dtype.element_ty), mask=inside)
         # the next level reads what other threads of this program wrote
         tl.debug_barrier()
 
@@ -325,14 +329,13 @@ def _merge_backward(
     PRECISION: tl.constexpr,
 ):
     """Return the gradients of both children, and write a tile's rows of the tape."""
-    _, first_left, first_right, gate_left, gate_right, total, merged, normed, scale = _merge(
+    _, first_left, first_right, gate_left, gate_right, merged, normed, scale = _merge(
         l, r, p, tape, mask, E, WIDE, ROWS, BLOCK, PRECISION, True
     )
     _put(tape, PAIR, l, mask, E, WIDE)
     _put(tape, PAIR + 1, r, mask, E, WIDE)
     _put(tape, FIRST, first_left, mask, E, WIDE)
     _put(tape, FIRST + 1, first_right, mask, E, WIDE)
-    _put(tape, TOTAL, total, mask, E, WIDE)
     _put(tape, MERGED, merged, mask, E, WIDE)
     _put(tape, D_SHIFT, d, mask, E, WIDE)
     _put(tape, D_SCALE, d * normed, mask, E, WIDE)
@@ -340,7 +343,7 @@ def _merge_backward(
     tl.debug_barrier()
 
     # layer norm
-    d_normed = d * _vector(p + 31 * E * E + 16 * E, E, WIDE)
+    d_normed = d * _vector(p + 30 * E * E + 14 * E, E, WIDE)
     mean = tl.sum(d_normed, axis=1) / E
     slope = tl.sum(d_normed * normed, axis=1) / E
     d_summed = (d_normed - mean[:, None] - normed * slope[:, None]) * scale[:, None]
@@ -349,7 +352,7 @@ def _merge_backward(
     _put(tape, D_SUMMED, d_summed, mask, E, WIDE)
 
     # node FFN with its residual
-    f1, f2 = p + 23 * E * E + 11 * E, p + 27 * E * E + 15 * E
+    f1, f2 = p + 22 * E * E + 9 * E, p + 26 * E * E + 13 * E
     d_merged = d_summed
     for begin in range(0, 4 * E, BLOCK):
         d_active = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -364,16 +367,13 @@ def _merge_backward(
 
     # the gated sum
     nothing = tl.zeros((ROWS, WIDE), tl.float32)
-    v_left, v_right = p + 20 * E * E + 8 * E, p + 21 * E * E + 8 * E
-    w_out = p + 22 * E * E + 10 * E
-    d_total = _dot_back(d_merged, _square(w_out, E, E, WIDE), nothing, PRECISION)
-    _put(tape, D_TOTAL, d_total, mask, E, WIDE)
+    v = p + 20 * E * E + 8 * E
     l, r = l.to(tl.float32), r.to(tl.float32)
-    _put(tape, LEFT_VALUE, gate_left * l, mask, E, WIDE)
-    _put(tape, RIGHT_VALUE, gate_right * r, mask, E, WIDE)
-    d_value = _dot_back(d_total, _square(v_left, E, E, WIDE), nothing, PRECISION)
+    _put(tape, VALUES, gate_left * l, mask, E, WIDE)
+    _put(tape, VALUES + 1, gate_right * r, mask, E, WIDE)
+    d_value = _dot_back(d_merged, _square(v, E, E, WIDE), nothing, PRECISION)
     d_left, d_gate_left = d_value * gate_left, d_value * l
-    d_value = _dot_back(d_total, _square(v_right, E, E, WIDE), nothing, PRECISION)
+    d_value = _dot_back(d_merged, _square(v + E * E, E, E, WIDE), nothing, PRECISION)
     d_right, d_gate_right = d_value * gate_right, d_value * r
     _put(tape, D_GATES, d_gate_left, mask, E, WIDE)
     _put(tape, D_GATES + 1, d_gate_right, mask, E, WIDE)
@@ -420,7 +420,7 @@ def _merge_backward(
 def backward_kernel(
     states,
     edges,
-    packed,
+    folded,
     tape,
     seed,
     children,
@@ -457,7 +457,7 @@ def backward_kernel(
     states += member * num_nodes * E
     edges += member * num_edges * E
     tape += member * tape_rows * UNITS * E
-    p = packed + member * num_weights
+    p = folded + member * num_weights
     features = tl.arange(0, WIDE)
     for step in range(num_levels):
         level = num_levels - 1 - step
@@ -499,7 +499,7 @@ def weight_gradients(
 
     Program (t, s, p): tile t of member p, rows of split s, into ``partial`` [P, splits, S]. A row
     of ``tiles`` int32 [., 5] says where x and d stand in a tape's row, where the square begins in
-    the packed weights (-1 where there is none), its stride, and where the sum of d goes (-1 where
+    the folded weights (-1 where there is none), its stride, and where the sum of d goes (-1 where
     it goes nowhere).
     """
     tile, split, member = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)

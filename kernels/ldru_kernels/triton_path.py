@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from ldru_kernels import dropout as drop
 from ldru_kernels import triton_kernels as kernels
 from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
-from ldru_kernels.weights import layout
+from ldru_kernels.weights import folded_layout
 
 _DTYPES = {
     "ieee": torch.float32,
@@ -119,22 +120,22 @@ def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[L
 
 
 def forward(
-    states: Tensor, packed: Tensor, seed: Tensor, plan: Plan, settings: Settings
+    states: Tensor, folded: Tensor, seed: Tensor, plan: Plan, settings: Settings
 ) -> list[Tensor]:
     """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
     population, num_nodes, width = states.shape
     tile = choose_config(width, settings.operands).forward
-    packed = packed.to(_DTYPES[settings.operands])
+    folded = folded.to(_DTYPES[settings.operands])
     for launch in launches(plan, population, tile.rows, 2**31):
         kernels.forward_kernel[(launch.num_groups, population)](
             states,
-            packed,
+            folded,
             seed,
             plan.children,
             plan.bounds,
             plan.num_inputs,
             num_nodes,
-            packed.shape[1],
+            folded.shape[1],
             launch.num_levels,
             plan.bounds.shape[1] - 1,
             launch.first,
@@ -150,15 +151,15 @@ def backward(
     d_results: Tensor,
     states: Tensor,
     kept: list[Tensor],
-    packed: Tensor,
+    folded: Tensor,
     seed: Tensor,
     plan: Plan,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the inputs and of ``packed``; as `torch_path.backward`."""
+    """Return the gradients of the inputs and of ``folded``; as `torch_path.backward`."""
     population, num_nodes, width = states.shape
     tile = choose_config(width, settings.operands).backward
-    operands = packed.to(_DTYPES[settings.operands])
+    operands = folded.to(_DTYPES[settings.operands])
     num_results, num_merges = d_results.shape[1], sum(plan.level_sizes)
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=torch.float32)
@@ -167,7 +168,7 @@ def backward(
     tape_rows = _TAPE_BYTES // (row * population * operands.element_size())
     tape_rows = max(tile.rows, min(tape_rows, num_merges))
     tape = operands.new_empty(population, tape_rows, row)
-    weights = _WeightGradients(tape, packed.shape[1], width, settings)
+    weights = _WeightGradients(tape, folded.shape[1], width, settings)
     for batch in _tapefuls(launches(plan, population, tile.rows, tape_rows), tape_rows):
         for launch in batch:
             kernels.backward_kernel[(launch.num_groups, population)](
@@ -182,7 +183,7 @@ def backward(
                 plan.bounds,
                 plan.num_inputs,
                 num_nodes,
-                packed.shape[1],
+                folded.shape[1],
                 num_results,
                 num_edges,
                 batch[-1].first,
@@ -196,7 +197,7 @@ def backward(
                 GROUPED=launch.is_grouped,
             )
         weights.add(batch[0].last - batch[-1].first)
-    return Reader(edges, plan).read_inputs().to(states.dtype), weights.total().to(packed.dtype)
+    return Reader(edges, plan).read_inputs().to(states.dtype), weights.total().to(folded.dtype)
 
 
 def _tapefuls(launched: list[Launch], tape_rows: int) -> Iterator[list[Launch]]:
@@ -251,29 +252,29 @@ class _WeightGradients:
 
 @lru_cache(maxsize=64)
 def _tiles(width: int, device: str) -> Tensor:
-    """Return the squares that `triton_kernels.weight_gradients` computes, int64 [33, 5]."""
+    """Return the squares that `triton_kernels.weight_gradients` computes, int64 [32, 5]."""
     k = kernels
     # matrix, its bias, and where its input and the gradient of its output stand on the tape
     products = [
         ("w1", "b1", k.PAIR, k.D_FIRST),
         ("w2", "b2", k.FIRST, k.D_SECOND),
         ("w3", "b3", k.SECOND, k.D_GATES),
-        ("v_left", "a_left", k.LEFT_VALUE, k.D_TOTAL),
-        ("v_right", "a_right", k.RIGHT_VALUE, k.D_TOTAL),
-        ("w_out", "b_out", k.TOTAL, k.D_MERGED),
+        ("v", "b", k.VALUES, k.D_MERGED),
         ("node_ffn.w1", "node_ffn.b1", k.MERGED, k.D_ACTIVE),
         ("node_ffn.w2", "node_ffn.b2", k.ACTIVE, k.D_SUMMED),
     ]
-    found = layout("mlp", width)
+    found = folded_layout("mlp", width)
+    sizes = [math.prod(shape) for shape in found.values()]
+    begins = dict(zip(found, itertools.accumulate(sizes, initial=0), strict=False))
     tiles = []
     for matrix, bias, x, d in products:
-        begin, (num_rows, num_cols) = found[matrix]
+        num_rows, num_cols = found[matrix]
         for i, j in itertools.product(range(num_rows // width), range(num_cols // width)):
-            square = begin + i * width * num_cols + j * width
-            vector = found[bias][0] + j * width if i == 0 else -1
+            square = begins[matrix] + i * width * num_cols + j * width
+            vector = begins[bias] + j * width if i == 0 else -1
             tiles.append([(x.value + i) * width, (d.value + j) * width, square, num_cols, vector])
     for name, d in (("node_norm.weight", k.D_SCALE), ("node_norm.bias", k.D_SHIFT)):
-        tiles.append([0, d.value * width, -1, 0, found[name][0]])
+        tiles.append([0, d.value * width, -1, 0, begins[name]])
     with torch.inference_mode(mode=False):
         return torch.tensor(tiles, device=device)
 

@@ -27,7 +27,7 @@ POINTERS = {
 SCALARS = {"threshold": "i64", "keep": "fp32"}
 
 def build(kernel, element, states, constants, tile):
-    known = POINTERS | SCALARS | {"states": states, "packed": element, "tape": element}
+    known = POINTERS | SCALARS | {"states": states, "folded": element, "tape": element}
     known |= {name: "constexpr" for name in constants}
     names = kernel.arg_names
     source = ASTSource(

@@ -125,7 +125,7 @@ def test_blocks_of_rows_do_not_change_the_result(monkeypatch):
     weights = random_weights("mlp", 4)
     leaves = random_leaves(3, 50, 4)
     whole = root_and_gradients(tree_reduce, leaves, weights)
-    monkeypatch.setattr(torch_path, "_CPU_BLOCK", 7 * 8)
+    monkeypatch.setitem(torch_path._BLOCK, "cpu", 7 * 8)
     blocks = root_and_gradients(tree_reduce, leaves, weights)
     for name in whole:
         torch.testing.assert_close(blocks[name], whole[name], rtol=1e-10, atol=1e-10, msg=name)

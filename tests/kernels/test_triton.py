@@ -149,8 +149,8 @@ def test_all_levels_of_a_scan_in_one_launch():
 @pytest.mark.parametrize("fewest", [1, 100])
 def test_a_short_tape_is_used_again(fewest, monkeypatch):
     monkeypatch.setattr(triton_path, "_FEWEST", fewest)
-    # 33 * 16 float32 per merge: 40 merges of 63
-    monkeypatch.setattr(triton_path, "_TAPE_BYTES", 40 * 33 * 16 * 4)
+    # 31 * 16 float32 per merge: 40 merges of 63
+    monkeypatch.setattr(triton_path, "_TAPE_BYTES", 40 * 31 * 16 * 4)
     compare(tree_reduce, *case(16, 63))
     compare(prefix_scan, *case(16, 16, population=2, batch=1))
 
@@ -185,25 +185,25 @@ def test_dropout_has_the_same_masks_as_the_torch_backend(population):
     ],
 )
 def test_rounded_operands(dtype, precision):
-    leaves, weights = case(32, 33)
+    # deeper, the gradients of these leaves are too small for float16
+    leaves, weights = case(32, 5)
     # values that the dtype has, so that only the arithmetic differs
     leaves = leaves.detach().to(dtype).double().requires_grad_()
-    weights = cast(cast(weights, dtype, "cpu"), torch.float64, "cpu")
-    arguments = {"backend": "triton", "precision": precision}
-    wanted = tree_reduce(leaves, weights)
-    found = tree_reduce(leaves.to(DEVICE, dtype), cast(weights, dtype), **arguments)
-    # the interpreter cuts bfloat16 off where a GPU rounds
-    assert difference(found, wanted) <= (4e-2 if DEVICE == "cpu" else 2e-2)
-    # gradients of a shallow tree: in a deep one, rounding moves states across kinks of the gates
-    leaves = leaves.detach()[:, :4].requires_grad_()
-    compare(
-        tree_reduce,
-        leaves,
-        weights,
-        dtype=dtype,
-        precision=precision,
-        most=8e-2 if DEVICE == "cpu" else 4e-2,
-    )
+    weights = cast(cast(away_from_kinks(weights), dtype, "cpu"), torch.float64, "cpu")
+    compare(tree_reduce, leaves, weights, dtype=dtype, precision=precision, most=2e-2)
+
+
+def away_from_kinks(weights):
+    """Bias every hidden unit so much that rounding cannot switch a relu on or off."""
+
+    def biased(group, *names):
+        sides = {name: torch.where(getattr(group, name) > 0, 8.0, -8.0) for name in names}
+        return group._replace(**sides)
+
+    operator = biased(weights.operator, "b1", "b2")
+    # gates of order one all the same
+    operator = operator._replace(w2=operator.w2 / 8, w3=operator.w3 / 8)
+    return weights._replace(operator=operator, node_ffn=biased(weights.node_ffn, "b1"))
 
 
 def test_inputs_need_not_be_contiguous():
@@ -306,4 +306,4 @@ def test_the_shipped_table_has_the_rows_that_the_choice_reads():
 def test_kept_sizes_are_those_of_the_torch_backend_only():
     own = torch_path.Settings("mlp", 0.0, "ieee", keeps_hidden=True, backend="triton")
     assert torch_path.kept_size(own, 16) == 0
-    assert torch_path.kept_size(own._replace(backend="torch"), 16) == 15 * 16
+    assert torch_path.kept_size(own._replace(backend="torch"), 16) == 14 * 16

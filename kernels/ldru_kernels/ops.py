@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
-from ldru_kernels.plan import Plan, largest_sizes, make_plan, pad, plan_for
+from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
 from ldru_kernels.torch_path import Settings, compute_dtype
 from ldru_kernels.weights import fold, unfold
@@ -320,8 +320,9 @@ def _empty(
     device: torch.device, batch: int, num_tokens: int, num_inputs: int, num_results: int
 ) -> list[Tensor]:
     sizes = largest_sizes(batch, num_tokens, num_inputs, num_results)
-    *on_device, header, stages = (sizes[name] for name in Plan._fields)
+    fields = [sizes[name] for name in Plan._fields]
+    on_device, on_host = fields[:NUM_ON_DEVICE], fields[NUM_ON_DEVICE:]
     return [
         *(torch.empty(size, dtype=torch.int32, device=device) for size in on_device),
-        *(torch.empty(size, dtype=torch.int64, device="cpu") for size in (header, stages)),
+        *(torch.empty(size, dtype=torch.int64, device="cpu") for size in on_host),
     ]

@@ -9,6 +9,7 @@ the backward pass needs no atomic addition and repeats to the bit.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldru_kernels.phases import Phase, find_phases
 from ldru_kernels.schedule import Nodes, Schedule
 
 # a scan has at most 2 log2 T + 2, and T is below 2^31
@@ -51,12 +53,11 @@ class Plan(NamedTuple):
 
     ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are
     the edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``,
-    int32 [N + M + 1]. ``bounds`` int32 [L, B + 1]: the merges of sequence b at a level are
-    ``bounds[l, b]`` up to ``bounds[l, b + 1]``.
+    int32 [N + M + 1]. ``bounds`` int32 are merges that part phases into groups; see `Phase`.
 
-    Two tensors stay on the CPU, because they steer the host. ``header`` int64 [2]: how many of the
-    inputs, the last K, are no leaves; and whether ``bounds`` holds, which is so where no merge
-    belongs to several sequences. ``stages`` int64 [1 + K + L, 4]: the leaves, each further input,
+    Three tensors stay on the CPU, because they steer the host. ``num_extra`` int64 []: how many of
+    the inputs, the last K, are no leaves. ``phases`` int64 [., 4]: see `Phase`; a level in none of
+    them has a launch of its own. ``stages`` int64 [1 + K + L, 4]: the leaves, each further input,
     each level: its number of nodes; the first child where a level's children lie together,
     otherwise -1; its number of reader entries; and the first of its readers where they lie
     together, one for each node, otherwise `ONE_EACH` or `ANY`.
@@ -67,13 +68,14 @@ class Plan(NamedTuple):
     readers: Tensor
     reader_starts: Tensor
     bounds: Tensor
-    header: Tensor
+    num_extra: Tensor
+    phases: Tensor
     stages: Tensor
 
     @property
     def first_level(self) -> int:
         """The stage of level 0."""
-        return 1 + int(self.header[0])
+        return 1 + int(self.num_extra)
 
     def stage_list(self) -> list[Stage]:
         """Return the stages, without those that `pad` added."""
@@ -98,10 +100,18 @@ class Plan(NamedTuple):
         sizes: list[int] = self.stages[self.first_level :, 0].tolist()
         return [size for size in sizes if size]
 
+    def phase_list(self) -> list[Phase]:
+        """Return the phases, without those that `pad` added."""
+        return [Phase(*row) for row in self.phases.tolist() if row[1]]
+
     def to(self, device: torch.device) -> Plan:
         """Return the plan on ``device``, but for what steers the host."""
-        moved = [tensor.to(device) for tensor in self[:-2]]
-        return Plan._make([*moved, self.header, self.stages])
+        moved = [tensor.to(device) for tensor in self[:NUM_ON_DEVICE]]
+        return Plan._make([*moved, *self[NUM_ON_DEVICE:]])
+
+
+# the first fields stand on the device of the states
+NUM_ON_DEVICE = 5
 
 
 def plan_for(
@@ -130,7 +140,9 @@ def plan_for(
     with torch.inference_mode(mode=False):
         schedule = build(counted, num_tokens, **options)
         num_extra = schedule.num_inputs - len(counted) * num_tokens
-        plan = make_plan(schedule, num_extra, len(counted)).to(device)
+        has_phases = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+        num_sequences = len(counted) if has_phases else None
+        plan = make_plan(schedule, num_extra, num_sequences).to(device)
     with _cache_lock:
         _cache[key] = plan
         while (
@@ -152,7 +164,8 @@ def make_plan(
     Args:
         schedule: of fewer than 2^30 nodes.
         num_extra: K, the inputs that are no leaves, the last ones.
-        num_sequences: B, where each has its own and as many leaves; None where leaves are shared.
+        num_sequences: B, for phases, where each sequence has its own and as many leaves; None where
+            they share leaves or nobody asks for phases.
         has_readers: whether there will be a backward pass, which the readers are for.
 
     Raises:
@@ -184,17 +197,18 @@ def make_plan(
         together[together < 0] = ONE_EACH
         stages[:, 2] = np.diff(starts[ends])
         stages[:, 3] = np.where(np.diff(num_single) == stages[:, 0], together, ANY)
-    bounds = None
+    phases: list[Phase] = []
+    bounds = np.empty(0, np.int64)
     if num_sequences is not None:
-        owners = np.arange(num_sequences).repeat(num_leaves // num_sequences)
-        bounds = _bounds(schedule, owners, num_sequences)
+        phases, bounds = find_phases(schedule, num_leaves // num_sequences, num_sequences)
     return Plan(
         _int32(children).view(-1, 2),
         _int32(schedule.roots),
         _int32(readers),
         _int32(starts),
-        torch.empty(0, 0, dtype=torch.int32) if bounds is None else _int32(bounds),
-        torch.tensor([num_extra, bounds is not None]),
+        _int32(bounds),
+        torch.tensor(num_extra),
+        torch.tensor(phases, dtype=torch.int64).view(-1, 4),
         torch.from_numpy(stages),
     )
 
@@ -205,7 +219,9 @@ def largest_sizes(
     """Return the shapes of a plan that any lengths of a batch fit in.
 
     A tree of T leaves makes T - 1 merges and at most one of a lone node per level, a scan fewer
-    than 2 T, a batch at most one of paddings per level.
+    than 2 T, a batch at most one of paddings per level. Of the bounds of phases, those of n levels
+    of groups of at least 2^n tokens are fewer than the tokens, upwards and downwards, and those of
+    whole sequences B + 1 a level.
     """
     num_merges = 2 * batch * num_tokens + _MOST_LEVELS
     return {
@@ -213,8 +229,9 @@ def largest_sizes(
         "results": (num_results,),
         "readers": (num_results + 2 * num_merges,),
         "reader_starts": (num_inputs + num_merges + 1,),
-        "bounds": (_MOST_LEVELS, batch + 1),
-        "header": (2,),
+        "bounds": (4 * batch * num_tokens + _MOST_LEVELS * (batch + 2),),
+        "num_extra": (),
+        "phases": (_MOST_LEVELS, 4),
         "stages": (3 + _MOST_LEVELS, 4),
     }
 
@@ -245,21 +262,3 @@ def _range_starts(numbers: Nodes, bounds: Nodes) -> Nodes:
     first, last = np.minimum(bounds[:-1], len(numbers) - 1), np.maximum(bounds[1:] - 1, 0)
     is_range = (steps[last] - steps[first] == last - first) & (bounds[1:] > bounds[:-1])
     return np.where(is_range, numbers[first], -1)
-
-
-def _bounds(schedule: Schedule, owners: Nodes, num_owners: int) -> Nodes | None:
-    """Return where each sequence's merges begin in each level, or None where some are shared."""
-    nobody = num_owners
-    num_others = schedule.num_inputs - len(owners)
-    owner = np.concatenate([owners, np.full(num_others, nobody)])
-    first, bounds = 0, [np.empty((0, num_owners + 1), np.int64)]
-    for left, right in schedule.levels:
-        of_left, of_right = owner[left], owner[right]
-        of_merge = np.minimum(of_left, of_right)
-        strangers = (of_left != of_right) & (np.maximum(of_left, of_right) != nobody)
-        if strangers.any() or (of_merge == nobody).any() or (np.diff(of_merge) < 0).any():
-            return None
-        bounds.append(first + np.searchsorted(of_merge, np.arange(num_owners + 1))[None])
-        owner = np.concatenate([owner, of_merge])
-        first += len(left)
-    return np.concatenate(bounds)

@@ -235,19 +235,31 @@ def _merge(
 
 
 @triton.jit
-def _span(bounds, level, group, first, last, num_sequences, per_group, GROUPED: tl.constexpr):
+def _span(
+    bounds, level, program, num_groups, first_bound, first, last, per_program, GROUPED: tl.constexpr
+):
     """Return the merges of a level that are this program's, from and up to."""
     if GROUPED:
-        row = bounds + level * (num_sequences + 1)
-        begin = tl.load(row + group * per_group)
-        end = tl.load(row + tl.minimum((group + 1) * per_group, num_sequences))
+        row = bounds + first_bound + level * (num_groups + 1)
+        begin = tl.load(row + program * per_program)
+        end = tl.load(row + tl.minimum((program + 1) * per_program, num_groups))
     else:
-        begin = first + group * per_group
-        end = tl.minimum(begin + per_group, last)
+        begin = first + program * per_program
+        end = tl.minimum(begin + per_program, last)
     return begin, end
 
 
-@triton.jit(do_not_specialize=["num_inputs", "num_nodes", "num_weights", "first", "last"])
+@triton.jit(
+    do_not_specialize=[
+        "num_inputs",
+        "num_nodes",
+        "num_weights",
+        "num_groups",
+        "first_bound",
+        "first",
+        "last",
+    ]
+)
 def forward_kernel(
     states,
     folded,
@@ -258,10 +270,11 @@ def forward_kernel(
     num_nodes,
     num_weights,
     num_levels,
-    num_sequences,
+    num_groups,
+    first_bound,
     first,
     last,
-    per_group,
+    per_program,
     threshold,
     keep,
     E: tl.constexpr,
@@ -272,18 +285,20 @@ def forward_kernel(
     GROUPED: tl.constexpr,
     DROPS: tl.constexpr,
 ):
-    """Fill in the states of parents: of all levels for a group of sequences, or of one level.
+    """Fill in the states of parents, of several levels or of one.
 
-    Program (g, p) is group g of member p. GROUPED: a group is ``per_group`` sequences, and the
-    program walks up their levels, because nobody else reads or writes their nodes. Otherwise it is
-    ``per_group`` merges of those from ``first`` up to ``last``.
+    Program (i, p) is the i-th of member p. GROUPED: it walks up the levels of ``per_program``
+    groups of a phase, because nobody else in this launch reads or writes their nodes. Otherwise it
+    takes ``per_program`` merges of those from ``first`` up to ``last``.
     """
-    group, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    program, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
     states += member * num_nodes * E
     p = folded + member * num_weights
     features = tl.arange(0, WIDE)
     for level in range(num_levels):
-        begin, end = _span(bounds, level, group, first, last, num_sequences, per_group, GROUPED)
+        begin, end = _span(
+            bounds, level, program, num_groups, first_bound, first, last, per_program, GROUPED
+        )
         for row in range(begin, end, ROWS):
             merges = row + tl.arange(0, ROWS)
             mask = merges < end
@@ -413,6 +428,9 @@ def _merge_backward(
         "num_weights",
         "num_results",
         "num_edges",
+        "tape_first",
+        "num_groups",
+        "first_bound",
         "first",
         "last",
     ]
@@ -435,10 +453,11 @@ def backward_kernel(
     tape_first,
     tape_rows,
     num_levels,
-    num_sequences,
+    num_groups,
+    first_bound,
     first,
     last,
-    per_group,
+    per_program,
     threshold,
     keep,
     E: tl.constexpr,
@@ -449,11 +468,11 @@ def backward_kernel(
     GROUPED: tl.constexpr,
     DROPS: tl.constexpr,
 ):
-    """Write both edges of every merge, and its row of the tape; groups as in `forward_kernel`.
+    """Write both edges of every merge, and its row of the tape; programs as in `forward_kernel`.
 
     The tape begins with merge ``tape_first`` and has ``tape_rows`` rows per member.
     """
-    group, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    program, member = tl.program_id(0), tl.program_id(1).to(tl.int64)
     states += member * num_nodes * E
     edges += member * num_edges * E
     tape += member * tape_rows * UNITS * E
@@ -461,7 +480,9 @@ def backward_kernel(
     features = tl.arange(0, WIDE)
     for step in range(num_levels):
         level = num_levels - 1 - step
-        begin, end = _span(bounds, level, group, first, last, num_sequences, per_group, GROUPED)
+        begin, end = _span(
+            bounds, level, program, num_groups, first_bound, first, last, per_program, GROUPED
+        )
         for row in range(begin, end, ROWS):
             merges = row + tl.arange(0, ROWS)
             mask = merges < end

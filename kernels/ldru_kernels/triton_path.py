@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldru_kernels import dropout as drop
 from ldru_kernels import triton_kernels as kernels
+from ldru_kernels.phases import Phase
 from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
 from ldru_kernels.weights import folded_layout
@@ -28,11 +29,6 @@ _DTYPES = {
 _TAPE_BYTES = 2**28
 # programs that a launch should have, where it can choose: two per multiprocessor
 _NUM_PROGRAMS = 264
-
-
-# sequences of up to this many merges go through all their levels in one launch, where there are
-# at least this many of them
-_LONGEST, _FEWEST = 512, 32
 
 
 class Tile(NamedTuple):
@@ -78,15 +74,28 @@ def choose_config(width: int, operands: str) -> Config:
 class Launch(NamedTuple):
     """One launch over merges ``first`` up to ``last``; see `triton_kernels.forward_kernel`.
 
-    ``num_levels`` are the levels that each program walks; ``per_group`` sequences or merges.
+    A program walks the levels of ``per_program`` groups of ``phase``, or takes as many merges of
+    one level where there is none.
     """
 
     first: int
     last: int
-    num_groups: int
-    num_levels: int
-    per_group: int
-    is_grouped: bool
+    num_programs: int
+    per_program: int
+    phase: Phase | None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the kernels know of it."""
+        phase = self.phase or Phase(0, 1, 0, 0)
+        return {
+            "num_levels": phase.num_levels,
+            "num_groups": phase.num_groups,
+            "first_bound": phase.first_bound,
+            "first": self.first,
+            "last": self.last,
+            "per_program": self.per_program,
+            "GROUPED": self.phase is not None,
+        }
 
 
 def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[Launch]:
@@ -98,24 +107,23 @@ def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[L
         rows: merges of a tile.
         most_merges: that one launch may have.
     """
-    sizes, num_sequences = plan.level_sizes, plan.bounds.shape[1] - 1
-    total = sum(sizes)
-    if (
-        bool(plan.header[1])
-        and total <= most_merges
-        and num_sequences >= _FEWEST
-        and total <= _LONGEST * num_sequences
-    ):
-        per_group = triton.cdiv(num_sequences * population, _NUM_PROGRAMS)
-        num_groups = triton.cdiv(num_sequences, per_group)
-        return [Launch(0, total, num_groups, len(sizes), per_group, is_grouped=True)]
-    found, first = [], 0
-    for size in sizes:
-        for begin in range(first, first + size, most_merges):
-            last = min(begin + most_merges, first + size)
-            num_groups = triton.cdiv(last - begin, rows)
-            found.append(Launch(begin, last, num_groups, 1, rows, is_grouped=False))
-        first += size
+    sizes = plan.level_sizes
+    ends = [0, *itertools.accumulate(sizes)]
+    phases = {phase.first_level: phase for phase in plan.phase_list()}
+    found, level = [], 0
+    while level < len(sizes):
+        phase = phases.get(level)
+        last = ends[level + phase.num_levels] if phase else 0
+        if phase and last - ends[level] <= most_merges:
+            per_program = triton.cdiv(phase.num_groups * population, _NUM_PROGRAMS)
+            num_programs = triton.cdiv(phase.num_groups, per_program)
+            found.append(Launch(ends[level], last, num_programs, per_program, phase))
+            level += phase.num_levels
+            continue
+        for first in range(ends[level], ends[level + 1], most_merges):
+            last = min(first + most_merges, ends[level + 1])
+            found.append(Launch(first, last, triton.cdiv(last - first, rows), rows, None))
+        level += 1
     return found
 
 
@@ -127,7 +135,7 @@ def forward(
     tile = choose_config(width, settings.operands).forward
     folded = folded.to(_DTYPES[settings.operands])
     for launch in launches(plan, population, tile.rows, 2**31):
-        kernels.forward_kernel[(launch.num_groups, population)](
+        kernels.forward_kernel[(launch.num_programs, population)](
             states,
             folded,
             seed,
@@ -136,13 +144,8 @@ def forward(
             plan.num_inputs,
             num_nodes,
             folded.shape[1],
-            launch.num_levels,
-            plan.bounds.shape[1] - 1,
-            launch.first,
-            launch.last,
-            launch.per_group,
+            **launch.arguments(),
             **_constants(width, settings, tile),
-            GROUPED=launch.is_grouped,
         )
     return []
 
@@ -171,7 +174,7 @@ def backward(
     weights = _WeightGradients(tape, folded.shape[1], width, settings)
     for batch in _tapefuls(launches(plan, population, tile.rows, tape_rows), tape_rows):
         for launch in batch:
-            kernels.backward_kernel[(launch.num_groups, population)](
+            kernels.backward_kernel[(launch.num_programs, population)](
                 states,
                 edges,
                 operands,
@@ -188,13 +191,8 @@ def backward(
                 num_edges,
                 batch[-1].first,
                 tape_rows,
-                launch.num_levels,
-                plan.bounds.shape[1] - 1,
-                launch.first,
-                launch.last,
-                launch.per_group,
+                **launch.arguments(),
                 **_constants(width, settings, tile),
-                GROUPED=launch.is_grouped,
             )
         weights.add(batch[0].last - batch[-1].first)
     return Reader(edges, plan).read_inputs().to(states.dtype), weights.total().to(folded.dtype)

@@ -1,5 +1,6 @@
 """The brackets of every lone-node rule, written out by hand, and their plans."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldru_kernels import phases
 from ldru_kernels.plan import ANY, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import (
     LONE_NODE_RULES,
@@ -233,24 +235,68 @@ def test_neighbours_need_no_index():
     assert plan.stages[:, 3].tolist() == [2, 18, 26, 0]
 
 
-@pytest.mark.parametrize("rule", LONE_NODE_RULES)
-def test_bounds_part_the_merges_by_sequence(rule):
-    lengths = [3, 1, 7, 33, 5, 9, 9, 2, 40]
-    schedule = build_schedule(lengths, 40, rule)
-    plan = make_plan(schedule, int(needs_padding(rule)), len(lengths))
-    if rule == "pad_power_of_two":
-        assert plan.header.tolist() == [1, 0]
-        return
-    assert bool(plan.header[1])
-    leaf_of = [{i // 40} for i in range(40 * len(lengths))] + [set()] * int(plan.header[0])
-    for left, right in plan.children.tolist():
-        leaf_of.append(leaf_of[left] | leaf_of[right])
-    made = leaf_of[schedule.num_inputs :]
-    for row in plan.bounds.tolist():
-        for sequence in range(len(lengths)):
-            assert all(of == {sequence} for of in made[row[sequence] : row[sequence + 1]])
-    firsts = plan.bounds[:, 0].tolist()
-    assert [*firsts[1:], len(plan.children)] == plan.bounds[:, -1].tolist()
+def phase_levels(schedule, num_tokens, num_sequences):
+    """Check what launches over several levels rely on; return the first and last level of each."""
+    plan = make_plan(schedule, schedule.num_inputs - num_tokens * num_sequences, num_sequences)
+    ends = [0, *itertools.accumulate(plan.level_sizes)]
+    covered = []
+    for phase in plan.phase_list():
+        group_of, width = {}, phase.num_groups + 1
+        for i in range(phase.num_levels):
+            level = phase.first_level + i
+            begin = phase.first_bound + i * width
+            row = plan.bounds[begin : begin + width].tolist()
+            assert row[0] == ends[level]
+            assert row[-1] == ends[level + 1]
+            for group in range(phase.num_groups):
+                for merge in range(row[group], row[group + 1]):
+                    group_of[schedule.num_inputs + merge] = group
+        for node, group in group_of.items():
+            for child in plan.children[node - schedule.num_inputs].tolist():
+                assert group_of.get(child, group) == group
+        covered.append((phase.first_level, phase.first_level + phase.num_levels - 1))
+    assert plan.bounds.shape == (sum(p.num_levels * (p.num_groups + 1) for p in plan.phase_list()),)
+    return covered
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=5),
+    st.sampled_from([*LONE_NODE_RULES, "scan", "exclusive scan"]),
+    st.sampled_from([2, 8, 64]),
+)
+def test_groups_of_a_phase_have_nothing_to_do_with_each_other(lengths, rule, most):
+    if "scan" in rule:
+        schedule = build_scan(lengths, 300, inclusive=rule == "scan", has_root=True)
+    else:
+        schedule = build_schedule(lengths, 300, rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phases, "_MOST_PER_GROUP", most)
+        phase_levels(schedule, 300, len(lengths))
+        plan = make_plan(schedule, schedule.num_inputs - 300 * len(lengths), len(lengths))
+    sizes = largest_sizes(len(lengths), 300, schedule.num_inputs, len(plan.results))
+    pad(plan, sizes)
+
+
+def test_short_sequences_are_one_phase():
+    lengths = [3, 1, 7, 33, 5, 9, 9, 2] * 4
+    for rule in LONE_NODE_RULES:
+        schedule = build_schedule(lengths, 40, rule)
+        covered = phase_levels(schedule, 40, len(lengths))
+        if rule == "pad_power_of_two":
+            # levels that merge paddings for all sequences stand alone
+            assert covered != [(0, len(schedule.levels) - 1)]
+        else:
+            assert covered == [(0, len(schedule.levels) - 1)]
+
+
+def test_small_levels_of_long_sequences_go_together():
+    # 2^15 and 2^14 merges, then 2^13 with 64 of them in each of 128 groups, then one group
+    schedule = build_schedule([2**16], 2**16, "carry")
+    assert phase_levels(schedule, 2**16, 1) == [(2, 8), (9, 15)]
+    # up, and down again: the top of the tree and up to 64 prefixes below it are one group
+    schedule = build_scan([2**10], 2**10, inclusive=True, has_root=True)
+    assert phase_levels(schedule, 2**10, 1) == [(0, 6), (7, 17), (18, 20)]
 
 
 def test_a_node_may_be_read_often_late_or_never():
@@ -263,7 +309,8 @@ def test_a_node_may_be_read_often_late_or_never():
     plan = make_plan(schedule, 1)
     assert run(plan, "abcd") == wanted
     check_plan(plan)
-    assert plan.header.tolist() == [1, 0]
+    assert int(plan.num_extra) == 1
+    assert plan.phase_list() == []
 
 
 @settings(deadline=None, max_examples=40)
@@ -272,7 +319,7 @@ def test_plans_of_scans_know_their_readers(lengths, inclusive):
     schedule = build_scan(lengths, 24, inclusive=inclusive, has_root=True)
     plan = make_plan(schedule, 2, len(lengths))
     check_plan(plan)
-    assert plan.header.tolist() == [2, 1]
+    assert int(plan.num_extra) == 2
 
 
 @pytest.mark.parametrize("rule", LONE_NODE_RULES)

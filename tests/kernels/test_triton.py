@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.kernels.test_tree_reduce import random_leaves, random_weights, root_a
 from ldru_kernels import LONE_NODE_RULES, MergeWeights, prefix_scan, tree_reduce, tree_reduce_tokens
 
 pytest.importorskip("triton")
-from ldru_kernels import choice, torch_path, triton_path
+from ldru_kernels import choice, phases, torch_path, triton_path
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -127,7 +128,8 @@ def test_any_lengths(lengths, lone_node, width):
 
 @pytest.fixture
 def all_levels_in_one_launch(monkeypatch):
-    monkeypatch.setattr(triton_path, "_FEWEST", 1)
+    monkeypatch.setattr(phases, "_FEWEST_SEQUENCES", 1)
+    monkeypatch.setattr("ldru_kernels.plan._cache", OrderedDict())
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
@@ -148,7 +150,8 @@ def test_all_levels_of_a_scan_in_one_launch():
 
 @pytest.mark.parametrize("fewest", [1, 100])
 def test_a_short_tape_is_used_again(fewest, monkeypatch):
-    monkeypatch.setattr(triton_path, "_FEWEST", fewest)
+    monkeypatch.setattr(phases, "_FEWEST_SEQUENCES", fewest)
+    monkeypatch.setattr("ldru_kernels.plan._cache", OrderedDict())
     # 31 * 16 float32 per merge: 40 merges of 63
     monkeypatch.setattr(triton_path, "_TAPE_BYTES", 40 * 31 * 16 * 4)
     compare(tree_reduce, *case(16, 63))

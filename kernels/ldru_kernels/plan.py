@@ -219,9 +219,8 @@ def largest_sizes(
     """Return the shapes of a plan that any lengths of a batch fit in.
 
     A tree of T leaves makes T - 1 merges and at most one of a lone node per level, a scan fewer
-    than 2 T, a batch at most one of paddings per level. Of the bounds of phases, those of n levels
-    of groups of at least 2^n tokens are fewer than the tokens, upwards and downwards, and those of
-    whole sequences B + 1 a level.
+    than 2 T, a batch at most one of paddings per level. The bounds of phases are hardly more than
+    the merges; `pad` leaves out phases whose bounds are.
     """
     num_merges = 2 * batch * num_tokens + _MOST_LEVELS
     return {
@@ -229,7 +228,7 @@ def largest_sizes(
         "results": (num_results,),
         "readers": (num_results + 2 * num_merges,),
         "reader_starts": (num_inputs + num_merges + 1,),
-        "bounds": (4 * batch * num_tokens + _MOST_LEVELS * (batch + 2),),
+        "bounds": (num_merges + _MOST_LEVELS * (batch + 1),),
         "num_extra": (),
         "phases": (_MOST_LEVELS, 4),
         "stages": (3 + _MOST_LEVELS, 4),
@@ -238,6 +237,9 @@ def largest_sizes(
 
 def pad(plan: Plan, sizes: dict[str, tuple[int, ...]]) -> Plan:
     """Return a plan of larger sizes, for compiled graphs; nothing that is added is ever read."""
+    if len(plan.bounds) > sizes["bounds"][0]:
+        # every level then has a launch of its own
+        plan = plan._replace(bounds=plan.bounds[:0], phases=plan.phases[:0])
     grown = {}
     for name, tensor in plan._asdict().items():
         grown[name] = tensor.new_zeros(sizes[name])

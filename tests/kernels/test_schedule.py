@@ -275,7 +275,17 @@ def test_groups_of_a_phase_have_nothing_to_do_with_each_other(lengths, rule, mos
         phase_levels(schedule, 300, len(lengths))
         plan = make_plan(schedule, schedule.num_inputs - 300 * len(lengths), len(lengths))
     sizes = largest_sizes(len(lengths), 300, schedule.num_inputs, len(plan.results))
-    pad(plan, sizes)
+    grown = pad(plan, sizes)
+    if grown.phase_list():
+        assert grown.phase_list() == plan.phase_list()
+        assert torch.equal(grown.bounds[: len(plan.bounds)], plan.bounds)
+
+
+def test_phases_that_have_no_room_are_left_out():
+    plan = make_plan(build_schedule([100], 100, "carry"), 0, 1)
+    sizes = largest_sizes(1, 100, 100, 1)
+    assert pad(plan, sizes).phase_list() == plan.phase_list() != []
+    assert pad(plan, sizes | {"bounds": (3,)}).phase_list() == []
 
 
 def test_short_sequences_are_one_phase():

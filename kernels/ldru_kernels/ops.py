@@ -7,6 +7,7 @@ so that they are the largest possible.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,8 +59,9 @@ def merge_nodes(
     states = leaves.new_empty(population, num_nodes, width)
     states[:, :num_leaves] = leaves
     states[:, num_leaves : num_leaves + extra.shape[1]] = extra
-    folded = fold(packed.to(compute_dtype(leaves.dtype)), operator, width)
-    kept = _path(backend).forward(states, folded, seed, made, settings)
+    with _without_autocast(leaves.device):
+        folded = fold(packed.to(compute_dtype(leaves.dtype)), operator, width)
+        kept = _path(backend).forward(states, folded, seed, made, settings)
     return states.index_select(1, made.results), states, kept
 
 
@@ -105,9 +107,12 @@ def merge_nodes_backward(
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     path, width = _path(backend), states.shape[-1]
     wide = packed.to(compute_dtype(states.dtype))
-    folded = fold(wide, operator, width)
-    d_inputs, d_folded = path.backward(d_results, states, kept, folded, seed, Plan(*plan), settings)
-    return d_inputs, unfold(d_folded, wide, operator, width).to(packed.dtype)
+    with _without_autocast(states.device):
+        folded = fold(wide, operator, width)
+        d_inputs, d_folded = path.backward(
+            d_results, states, kept, folded, seed, Plan(*plan), settings
+        )
+        return d_inputs, unfold(d_folded, wide, operator, width).to(packed.dtype)
 
 
 @merge_nodes_backward.register_fake
@@ -152,6 +157,13 @@ def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
 
 
 merge_nodes.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Let nobody round inside an op: what is rounded, and where, is its own matter."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _path(backend: str) -> Any:

@@ -98,6 +98,16 @@ def test_autocast_casts_states_and_weights():
     assert weights.operator.w1.grad.dtype == torch.float32
 
 
+def test_autocast_rounds_nothing_within():
+    weights = random_weights("mlp", 8, dtype=torch.float32)
+    rounded = type(weights)(*(type(group)(*(t.bfloat16() for t in group)) for group in weights[:3]))
+    leaves = random_leaves(3, 9, 8, dtype=torch.float32).bfloat16()
+    plain = tree_reduce(leaves, rounded, precision="ieee")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = tree_reduce(leaves, weights, precision="ieee")
+    assert torch.equal(found, plain)
+
+
 def test_deterministic_mode_is_content():
     weights = random_weights("mlp", 4)
     torch.use_deterministic_algorithms(True)

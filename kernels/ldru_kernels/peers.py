@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldru_kernels.reference import parent_states
 from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, layout, pack, shapes, unpack
 
-# computes a forward and a backward pass and waits for both
+# computes what is timed, and waits for it unless it is on a GPU
 Step = Callable[[], Any]
+# the leaf states of tokens of any shape, [..., E]; None stands for one token of each kind
+Leaf = Callable[[Tensor | None], Tensor]
+# roots [B, E] from leaf states, tokens [B, T], lengths [B] and weights
+Roots = Callable[[Leaf, Tensor, Tensor, MergeWeights], Tensor]
+# tokens, lengths and labels
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def level_by_level(leaves: Tensor, weights: MergeWeights) -> Tensor:
@@ -29,16 +36,80 @@ def level_by_level(leaves: Tensor, weights: MergeWeights) -> Tensor:
 def padded_and_masked(leaves: Tensor, weights: MergeWeights, lengths: Tensor) -> Tensor:
     """Reduce sequences of different lengths as if all had T tokens, and pick the roots."""
     counts = lengths
+    is_right = torch.tensor([False, True], device=leaves.device)[:, None]
     while leaves.shape[1] > 1:
         leaves = F.pad(leaves, (0, 0, 0, leaves.shape[1] % 2))
         pairs = leaves.reshape(len(leaves), -1, 2, leaves.shape[2])
-        is_lone = torch.arange(1, 2 * pairs.shape[1], 2) == counts[:, None]
-        swapped = torch.where(is_lone[..., None, None], pairs.flip(2), pairs)
-        swapped = swapped * (~is_lone[..., None, None] | torch.tensor([False, True])[:, None])
+        ends = torch.arange(1, 2 * pairs.shape[1], 2, device=leaves.device)
+        is_lone = (ends == counts[:, None])[..., None, None]
+        swapped = torch.where(is_lone, pairs.flip(2), pairs) * (~is_lone | is_right)
         parents = parent_states(swapped.flatten(2), weights)
         leaves = torch.where((counts > 1)[:, None, None], parents, pairs[:, :, 0])
         counts = (counts + 1) // 2
     return leaves[:, 0]
+
+
+class _Reader(nn.Module):
+    """Embedding, norm and residual FFN per token, a tree, one affine readout: a whole LDRU."""
+
+    def __init__(self, roots: Roots, num_symbols: int, width: int, device: torch.device) -> None:
+        super().__init__()
+        self.roots, self.tree = roots, random_weights(width, torch.float32, device)
+        self.embedding = nn.Embedding(num_symbols, width, device=device)
+        self.leaf_norm = nn.LayerNorm(width, device=device)
+        self.leaf_ffn = nn.Sequential(
+            nn.Linear(width, 4 * width, device=device),
+            nn.ReLU(),
+            nn.Linear(4 * width, width, device=device),
+        )
+        self.classifier = nn.Linear(width, 2, device=device)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.roots(self._leaf, tokens, lengths, self.tree))
+        return logits
+
+    def _leaf(self, tokens: Tensor | None) -> Tensor:
+        embedded = self.embedding.weight if tokens is None else self.embedding(tokens)
+        normed = self.leaf_norm(embedded)
+        leaf: Tensor = normed + self.leaf_ffn(normed)
+        return leaf
+
+    def all_weights(self) -> list[Tensor]:
+        tree = (self.tree.operator, self.tree.node_ffn, self.tree.node_norm)
+        return [*self.parameters(), *(tensor for group in tree for tensor in group)]
+
+
+def training_step(roots: Roots, num_symbols: int, width: int, batches: list[Batch]) -> Step:
+    """Return an optimiser step of a model that classifies strings: AMSGrad, gradients clipped."""
+    torch.manual_seed(0)
+    model = _Reader(roots, num_symbols, width, batches[0][0].device)
+    weights = model.all_weights()
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, amsgrad=True, fused=True)
+    turns = itertools.cycle(batches)
+
+    def step() -> None:
+        tokens, lengths, labels = next(turns)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(tokens, lengths), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def evaluation_step(roots: Roots, num_symbols: int, width: int, batches: list[Batch]) -> Step:
+    """Return the forward pass of a model that classifies strings."""
+    torch.manual_seed(0)
+    model = _Reader(roots, num_symbols, width, batches[0][0].device)
+    turns = itertools.cycle(batches)
+
+    def step() -> None:
+        tokens, lengths, _ = next(turns)
+        with torch.inference_mode():
+            model(tokens, lengths).argmax(1)
+
+    return step
 
 
 def generic_scan(leaves: Tensor, weights: MergeWeights) -> Tensor:

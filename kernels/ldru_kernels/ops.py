@@ -7,6 +7,7 @@ so that they are the largest possible.
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +19,7 @@ from ldru_kernels.checks import check_lengths
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
 from ldru_kernels.torch_path import Settings, compute_dtype
-from ldru_kernels.weights import fold, unfold
+from ldru_kernels.weights import fold, folded_layout, unfold
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes", mutates_args=())
@@ -33,7 +34,7 @@ def merge_nodes(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Run a plan.
 
     Args:
@@ -49,8 +50,8 @@ def merge_nodes(
         backend: see there.
 
     Returns:
-        The results [P, R, E], and for the backward pass the states of all nodes and the hidden
-        layers, both of no use to anybody else.
+        The results [P, R, E], and for the backward pass the states of all nodes, the folded weights
+        and the hidden layers, of no use to anybody else.
     """
     made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
@@ -62,7 +63,7 @@ def merge_nodes(
     with _without_autocast(leaves.device):
         folded = fold(packed.to(compute_dtype(leaves.dtype)), operator, width)
         kept = _path(backend).forward(states, folded, seed, made, settings)
-    return states.index_select(1, made.results), states, kept
+    return states.index_select(1, made.results), states, folded, kept
 
 
 @merge_nodes.register_fake
@@ -77,22 +78,25 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     population, num_leaves, width = leaves.shape
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
     states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
+    sizes = [math.prod(shape) for shape in folded_layout(operator, width).values()]
+    folded = packed.new_empty(len(packed), sum(sizes), dtype=compute_dtype(leaves.dtype))
     if not keeps_hidden or backend != "torch":
-        return results, states, []
-    return results, states, torch_path.new_hidden(num_merges, settings, states)
+        return results, states, folded, []
+    return results, states, folded, torch_path.new_hidden(num_merges, settings, states)
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes_backward", mutates_args=())
 def merge_nodes_backward(
     d_results: Tensor,
     states: Tensor,
+    folded: Tensor,
     kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
@@ -106,9 +110,8 @@ def merge_nodes_backward(
     """Return the gradients of all inputs, [P, N, E], and of ``packed``, [P, S]."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     path, width = _path(backend), states.shape[-1]
-    wide = packed.to(compute_dtype(states.dtype))
+    wide = packed.to(folded.dtype)
     with _without_autocast(states.device):
-        folded = fold(wide, operator, width)
         d_inputs, d_folded = path.backward(
             d_results, states, kept, folded, seed, Plan(*plan), settings
         )
@@ -119,6 +122,7 @@ def merge_nodes_backward(
 def _(
     d_results: Tensor,
     states: Tensor,
+    folded: Tensor,
     kept: list[Tensor],
     packed: Tensor,
     seed: Tensor,
@@ -136,14 +140,14 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     leaves, _, packed, seed, plan, *settings = inputs
-    _, states, kept = output
+    _, states, folded, kept = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(states, packed, seed, *plan, *kept)
+    ctx.save_for_backward(states, folded, packed, seed, *plan, *kept)
     ctx.num_leaves, ctx.settings = leaves.shape[1], settings
 
 
 def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    states, packed, seed, *others = ctx.saved_tensors
+    states, folded, packed, seed, *others = ctx.saved_tensors
     num_fields = len(Plan._fields)
     plan, kept = others[:num_fields], others[num_fields:]
     # autograd wants an answer for every argument, in the arguments' own shape
@@ -151,7 +155,7 @@ def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if d_results is None:
         return None, None, None, *nothing
     d_inputs, d_packed = merge_nodes_backward(
-        d_results, states, kept, packed, seed, plan, *ctx.settings
+        d_results, states, folded, kept, packed, seed, plan, *ctx.settings
     )
     return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_packed, *nothing
 

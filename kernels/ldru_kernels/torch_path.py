@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -103,12 +103,16 @@ def forward(
     """
     weights, products = _prepare(folded, settings, states)
     blocks = _blocks(plan, states)
-    room = len(plan.children) if settings.keeps_hidden else _most_rows(blocks)
+    keeps = settings.keeps_hidden
+    room = len(plan.children) if keeps else max((block.size for block in blocks), default=0)
     hidden = _new_rows(hidden_units(settings.operator), room, states)
+    rows_of: Iterable[Rows] = (_first(hidden, block.size) for block in blocks)
+    if keeps:
+        # a plan of a compiled graph has room for more merges than there are
+        rows_of = _split(_first(hidden, _num_rows(blocks)), blocks)
     num_inputs = plan.num_inputs
     with _matmul_precision(states, settings.operands):
-        for block in blocks:
-            rows = _narrow(hidden, block.first if settings.keeps_hidden else 0, block.size)
+        for block, rows in zip(blocks, rows_of, strict=True):
             rows["pairs"] = _pairs(states, plan, block)
             made = states.narrow(1, num_inputs + block.first, block.size)
             parents(settings.operator, rows, weights, products, made)
@@ -141,81 +145,57 @@ def backward(
     weights, products = _prepare(folded, settings, states)
     d_folded = torch.zeros_like(folded)
     gradients = unpack(d_folded, folded_layout(settings.operator, width))
-    blocks = _blocks(plan, states)
-    window = _Window(blocks, kept, settings, states)
+    windows = _windows(_blocks(plan, states))
+    kept_rows = dict(zip(hidden_units(settings.operator), kept, strict=True)) if kept else {}
+    units = scratch_units(settings.operator)
+    if not kept:
+        units |= hidden_units(settings.operator)
+    own = _new_rows(units, max((_num_rows(window) for window in windows), default=0), states)
     num_results = d_results.shape[1]
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=folded.dtype)
     edges[:, :num_results] = d_results
     reader = Reader(edges, plan)
     with _matmul_precision(states, settings.operands):
-        for block in reversed(blocks):
-            if block.last == block.level.first_merge + block.level.size:
-                d_level = reader.read(block.level)
-            if not window.has_room(block):
-                add_gradients(settings.operator, window.waiting(), products, gradients)
-                window.clear()
-            rows = window.add(block)
-            _pairs(states, plan, block, out=rows["pairs"])
-            if not settings.keeps_hidden:
-                parents(settings.operator, rows, weights, products, None)
-            begin = block.level.first_merge
-            d = d_level[:, block.first - begin : block.last - begin]
-            if settings.dropout:
-                torch.mul(d, _mask(seed, block, states, settings.dropout), out=rows["d"])
-            else:
-                rows["d"].copy_(d)
-            out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
-            out = out.view(population, -1, 2 * width)
-            parents_backward(settings.operator, rows, weights, products, out)
-        if blocks:
-            add_gradients(settings.operator, window.waiting(), products, gradients)
+        for window in reversed(windows):
+            size = _num_rows(window)
+            waiting = _first(own, size) | _narrow(kept_rows, window[0].first, size)
+            rows_of = list(_split(waiting, window))
+            for block, rows in zip(reversed(window), reversed(rows_of), strict=True):
+                if block.last == block.level.first_merge + block.level.size:
+                    d_level = reader.read(block.level)
+                _pairs(states, plan, block, out=rows["pairs"])
+                if not kept:
+                    parents(settings.operator, rows, weights, products, None)
+                begin = block.level.first_merge
+                d = d_level[:, block.first - begin : block.last - begin]
+                if settings.dropout:
+                    torch.mul(d, _mask(seed, block, states, settings.dropout), out=rows["d"])
+                else:
+                    rows["d"].copy_(d)
+                out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
+                out = out.view(population, -1, 2 * width)
+                parents_backward(settings.operator, rows, weights, products, out)
+            add_gradients(settings.operator, waiting, products, gradients)
     return reader.read_inputs().to(states.dtype), d_folded
 
 
-class _Window:
-    """The rows of the backward pass whose shares of the weights' gradients wait.
+def _windows(blocks: list[Block]) -> list[list[Block]]:
+    """Return blocks in groups whose shares of the weights' gradients wait for each other.
 
     The upper levels of a tree are small, and one product of many rows is faster than many of a few.
-    Blocks come in the reverse order of their merges and fill the window from its end, so that what
-    waits lies together.
     """
+    windows: list[list[Block]] = []
+    for block in blocks:
+        if windows and _num_rows(windows[-1]) + block.size <= _MOST_WAITING:
+            windows[-1].append(block)
+        else:
+            windows.append([block])
+    return windows
 
-    def __init__(
-        self, blocks: list[Block], kept: list[Tensor], settings: Settings, states: Tensor
-    ) -> None:
-        operator = settings.operator
-        num_merges = sum(block.size for block in blocks)
-        self.num_rows = min(max(_most_rows(blocks), _MOST_WAITING), num_merges)
-        units = scratch_units(operator)
-        if not kept:
-            units |= hidden_units(operator)
-        self.own = _new_rows(units, self.num_rows, states)
-        self.kept = dict(zip(hidden_units(operator), kept, strict=True)) if kept else {}
-        self.clear()
 
-    def clear(self) -> None:
-        """Forget what waits."""
-        self.begin, self.first, self.last = self.num_rows, 0, 0
-
-    def has_room(self, block: Block) -> bool:
-        """Whether a block fits in."""
-        return block.size <= self.begin
-
-    def add(self, block: Block) -> Rows:
-        """Return the rows of a block that has room."""
-        self.begin -= block.size
-        self.first = block.first
-        self.last = self.last or block.last
-        return self._rows(block.last)
-
-    def waiting(self) -> Rows:
-        """Return all rows that wait."""
-        return self._rows(self.last)
-
-    def _rows(self, last: int) -> Rows:
-        size = last - self.first
-        return _narrow(self.own, self.begin, size) | _narrow(self.kept, self.first, size)
+def _num_rows(blocks: list[Block]) -> int:
+    return blocks[-1].last - blocks[0].first if blocks else 0
 
 
 def _new_rows(units: dict[str, int], num_rows: int, states: Tensor) -> Rows:
@@ -229,6 +209,18 @@ def _new_rows(units: dict[str, int], num_rows: int, states: Tensor) -> Rows:
 
 def _narrow(rows: Rows, first: int, size: int) -> Rows:
     return {name: tensor.narrow(1, first, size) for name, tensor in rows.items()}
+
+
+def _first(rows: Rows, size: int) -> Rows:
+    return _narrow(rows, 0, size)
+
+
+def _split(rows: Rows, blocks: list[Block]) -> Iterator[Rows]:
+    """Yield the rows of each block, of those of all of them."""
+    sizes = [block.size for block in blocks]
+    parts = [torch.split(tensor, sizes, dim=1) for tensor in rows.values()]
+    for of_block in zip(*parts, strict=True):
+        yield dict(zip(rows, of_block, strict=True))
 
 
 class Reader:
@@ -257,7 +249,7 @@ class Reader:
             F.embedding_bag(readers, edges, starts, mode="sum", include_last_offset=True)
             for edges in self.edges
         ]
-        return torch.stack(summed)
+        return summed[0][None] if len(summed) == 1 else torch.stack(summed)
 
     def read_inputs(self) -> Tensor:
         """Return the gradients of all inputs, [P, N, E]."""
@@ -288,10 +280,6 @@ def _blocks(plan: Plan, states: Tensor) -> list[Block]:
             for first in range(level.first_merge, end, rows)
         ]
     return blocks
-
-
-def _most_rows(blocks: list[Block]) -> int:
-    return max((block.size for block in blocks), default=0)
 
 
 def _pairs(states: Tensor, plan: Plan, block: Block, out: Tensor | None = None) -> Tensor:

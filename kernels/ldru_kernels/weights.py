@@ -207,10 +207,10 @@ def fold(packed: Tensor, operator: str, width: int) -> Tensor:
         width: E.
 
     Returns:
-        [P, S'] in the order of `folded_layout`.
+        [P, S'] in the order of `folded_layout`, never ``packed`` itself.
     """
     if operator not in _FOLDED:
-        return packed
+        return packed.clone()
     maps = _outer_maps(packed, operator, width)
     v, b = maps.v @ maps.w_out, torch.baddbmm(maps.b_out, maps.a, maps.w_out)
     return torch.cat([packed[:, : maps.begin], v.flatten(1), b.flatten(1), maps.rest], dim=1)

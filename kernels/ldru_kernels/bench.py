@@ -27,7 +27,6 @@ from ldru_kernels.contenders import (
     DTYPES,
     SUITES,
     Case,
-    all_of,
     backends,
     cases,
     contenders,
@@ -35,7 +34,7 @@ from ldru_kernels.contenders import (
 from ldru_kernels.peers import Step
 from ldru_kernels.prefix_scan import prefix_scan
 from ldru_kernels.tree_reduce import tree_reduce
-from ldru_kernels.weights import MergeWeights
+from ldru_kernels.weights import MergeWeights, listed
 
 # a contender's turn in each round lasts about so many ms, after one call that is not timed: what
 # another left behind in caches and in the allocator is not its own cost
@@ -72,7 +71,7 @@ def _outcome(
     result = op(leaves, weights, lengths=lengths, **how)
     return [
         result.detach(),
-        *torch.autograd.grad(result.square().sum(), [leaves, *all_of(weights)]),
+        *torch.autograd.grad(result.square().sum(), [leaves, *listed(weights)]),
     ]
 
 

@@ -14,7 +14,7 @@ from ldru_kernels.choice import why_not_triton
 from ldru_kernels.peers import Step
 from ldru_kernels.prefix_scan import prefix_scan
 from ldru_kernels.tree_reduce import tree_reduce, tree_reduce_tokens
-from ldru_kernels.weights import MergeWeights
+from ldru_kernels.weights import MergeWeights, listed
 
 SUITES = ("small", "long", "peers", "tokens")
 DTYPES = {"bf16": torch.bfloat16, "ieee": torch.float32, "tf32": torch.float32}
@@ -85,11 +85,6 @@ def backends(device: str) -> list[str]:
     return ["torch"] if why_not_triton("mlp", sample) else ["torch", "triton"]
 
 
-def all_of(weights: MergeWeights) -> list[Tensor]:
-    """Return every tensor of the weights but the identity."""
-    return [*weights.operator, *weights.node_ffn, *weights.node_norm]
-
-
 def contenders(case: Case, device: str) -> Iterator[Contender]:
     """Yield who contends in a case, the first one being ours."""
     if case.letters:
@@ -131,7 +126,7 @@ def _training_pass(inputs: list[Tensor], weights: MergeWeights, op: Callable[...
         turn += 1
         leaves = inputs[turn % len(inputs)]
         results = op(leaves, weights)
-        torch.autograd.grad(results.square().sum(), [leaves, *all_of(weights)])
+        torch.autograd.grad(results.square().sum(), [leaves, *listed(weights)])
 
     return run
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from ldru_kernels import torch_path
 from ldru_kernels.choice import choose_backend, choose_operands, keeps_hidden
 from ldru_kernels.dropout import new_seed
+from ldru_kernels.folding import compute_dtype
 from ldru_kernels.ops import merge_nodes
 from ldru_kernels.torch_path import Settings
-from ldru_kernels.weights import MergeWeights, operator_name, pack
+from ldru_kernels.weights import MergeWeights, listed, operator_name
 
 
 class Execution(NamedTuple):
@@ -45,17 +46,17 @@ def run(
         dtype = torch.get_autocast_dtype(leaves.device.type)
     operator = operator_name(weights.operator)
     leaves = leaves.to(dtype)
-    packed = pack(weights, population=weights.node_norm.weight.dim() == 2).to(dtype)
+    tensors = listed(weights)
     if extra is None:
         extra = leaves.new_empty(len(leaves), 0, leaves.shape[2])
     operands = choose_operands(execution.precision, dtype)
     num_rows = len(leaves) * plan[0].shape[0]
     backend = choose_backend(execution.backend, operator, leaves, operands, num_rows)
     settings = Settings(operator, execution.dropout, operands, keeps_hidden=True, backend=backend)
-    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, packed))
+    keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, *tensors))
     if keeps:
         num_kept = num_rows * torch_path.kept_size(settings, leaves.shape[2])
-        keeps = keeps_hidden(execution.recompute, num_kept, torch_path.compute_dtype(dtype))
+        keeps = keeps_hidden(execution.recompute, num_kept, compute_dtype(dtype))
     if execution.dropout:
         seed = new_seed(leaves.device)
     else:
@@ -63,7 +64,7 @@ def run(
     results: Tensor = merge_nodes(
         leaves,
         extra.to(dtype),
-        packed,
+        tensors,
         seed,
         plan,
         *settings._replace(keeps_hidden=keeps),

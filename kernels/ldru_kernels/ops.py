@@ -7,7 +7,6 @@ so that they are the largest possible.
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,17 +15,17 @@ from torch import Tensor
 
 from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
+from ldru_kernels.folding import compute_dtype, fold, folded_layout, layout, size_of, unfold
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
-from ldru_kernels.torch_path import Settings, compute_dtype
-from ldru_kernels.weights import fold, folded_layout, unfold
+from ldru_kernels.torch_path import Settings
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes", mutates_args=())
 def merge_nodes(
     leaves: Tensor,
     extra: Tensor,
-    packed: Tensor,
+    weights: list[Tensor],
     seed: Tensor,
     plan: list[Tensor],
     operator: str,
@@ -40,7 +39,8 @@ def merge_nodes(
     Args:
         leaves: the first inputs, [P, N - K, E].
         extra: the last K inputs, [P, K, E].
-        packed: of `weights.pack`, [P, S].
+        weights: the fields of operator, node FFN and norm, in this order; in another dtype than
+            the states they are rounded to theirs.
         seed: of `dropout.new_seed`; not read without dropout.
         plan: the fields of a `Plan`.
         operator: the first field of `Settings`, which the others complete.
@@ -61,7 +61,7 @@ def merge_nodes(
     states[:, :num_leaves] = leaves
     states[:, num_leaves : num_leaves + extra.shape[1]] = extra
     with _without_autocast(leaves.device):
-        folded = fold(packed.to(compute_dtype(leaves.dtype)), operator, width)
+        folded = fold(weights, operator, leaves.dtype)
         kept = _path(backend).forward(states, folded, seed, made, settings)
     return states.index_select(1, made.results), states, folded, kept
 
@@ -70,7 +70,7 @@ def merge_nodes(
 def _(
     leaves: Tensor,
     extra: Tensor,
-    packed: Tensor,
+    weights: list[Tensor],
     seed: Tensor,
     plan: list[Tensor],
     operator: str,
@@ -85,8 +85,8 @@ def _(
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
     states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
-    sizes = [math.prod(shape) for shape in folded_layout(operator, width).values()]
-    folded = packed.new_empty(len(packed), sum(sizes), dtype=compute_dtype(leaves.dtype))
+    num_folded = size_of(folded_layout(operator, width))
+    folded = leaves.new_empty(population, num_folded, dtype=compute_dtype(leaves.dtype))
     if not keeps_hidden or backend != "torch":
         return results, states, folded, []
     return results, states, folded, torch_path.new_hidden(num_merges, settings, states)
@@ -98,7 +98,7 @@ def merge_nodes_backward(
     states: Tensor,
     folded: Tensor,
     kept: list[Tensor],
-    packed: Tensor,
+    weights: list[Tensor],
     seed: Tensor,
     plan: list[Tensor],
     operator: str,
@@ -107,15 +107,14 @@ def merge_nodes_backward(
     keeps_hidden: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of all inputs, [P, N, E], and of ``packed``, [P, S]."""
+    """Return the gradients of all inputs, [P, N, E], and of the packed weights, [P, S]."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    path, width = _path(backend), states.shape[-1]
-    wide = packed.to(folded.dtype)
+    path = _path(backend)
     with _without_autocast(states.device):
         d_inputs, d_folded = path.backward(
             d_results, states, kept, folded, seed, Plan(*plan), settings
         )
-        return d_inputs, unfold(d_folded, wide, operator, width).to(packed.dtype)
+        return d_inputs, unfold(d_folded, weights, operator, states.dtype)
 
 
 @merge_nodes_backward.register_fake
@@ -124,7 +123,7 @@ def _(
     states: Tensor,
     folded: Tensor,
     kept: list[Tensor],
-    packed: Tensor,
+    weights: list[Tensor],
     seed: Tensor,
     plan: list[Tensor],
     operator: str,
@@ -133,31 +132,37 @@ def _(
     keeps_hidden: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    num_inputs = states.shape[1] - plan[0].shape[0]
-    d_inputs = states.new_empty(states.shape[0], num_inputs, states.shape[2])
-    return d_inputs, torch.empty_like(packed)
+    population, num_nodes, width = states.shape
+    d_inputs = states.new_empty(population, num_nodes - plan[0].shape[0], width)
+    return d_inputs, folded.new_empty(population, size_of(layout(operator, width)))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    leaves, _, packed, seed, plan, *settings = inputs
+    leaves, _, weights, seed, plan, *settings = inputs
     _, states, folded, kept = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(states, folded, packed, seed, *plan, *kept)
-    ctx.num_leaves, ctx.settings = leaves.shape[1], settings
+    ctx.save_for_backward(states, folded, seed, *plan, *weights, *kept)
+    ctx.num_leaves, ctx.num_weights, ctx.settings = leaves.shape[1], len(weights), settings
 
 
 def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    states, folded, packed, seed, *others = ctx.saved_tensors
-    num_fields = len(Plan._fields)
-    plan, kept = others[:num_fields], others[num_fields:]
+    states, folded, seed, *others = ctx.saved_tensors
+    num_fields, num_weights = len(Plan._fields), ctx.num_weights
+    plan, others = others[:num_fields], others[num_fields:]
+    weights, kept = others[:num_weights], others[num_weights:]
     # autograd wants an answer for every argument, in the arguments' own shape
-    nothing = (None, [None] * len(plan), *(None for _ in ctx.settings))
+    nothing = (None, [None] * num_fields, *(None for _ in ctx.settings))
     if d_results is None:
-        return None, None, None, *nothing
+        return None, None, [None] * num_weights, *nothing
     d_inputs, d_packed = merge_nodes_backward(
-        d_results, states, folded, kept, packed, seed, plan, *ctx.settings
+        d_results, states, folded, kept, weights, seed, plan, *ctx.settings
     )
-    return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_packed, *nothing
+    parts = torch.split(d_packed, [weight.numel() // len(states) for weight in weights], dim=1)
+    d_weights = [
+        part.view(weight.shape).to(weight.dtype)
+        for part, weight in zip(parts, weights, strict=True)
+    ]
+    return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_weights, *nothing
 
 
 merge_nodes.register_autograd(_backward, setup_context=_setup_context)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldru_kernels.folding import layout
 from ldru_kernels.reference import parent_states
-from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, layout, pack, shapes, unpack
+from ldru_kernels.weights import FeedForward, MergeWeights, Mlp, Norm, listed, shapes
 
 # computes what is timed, and waits for it unless it is on a GPU
 Step = Callable[[], Any]
@@ -75,8 +76,7 @@ class _Reader(nn.Module):
         return leaf
 
     def all_weights(self) -> list[Tensor]:
-        tree = (self.tree.operator, self.tree.node_ffn, self.tree.node_norm)
-        return [*self.parameters(), *(tensor for group in tree for tensor in group)]
+        return [*self.parameters(), *listed(self.tree)]
 
 
 def training_step(roots: Roots, num_symbols: int, width: int, batches: list[Batch]) -> Step:
@@ -132,13 +132,13 @@ def jax_step(leaves: Tensor, weights: MergeWeights, precision: str, *, scans: bo
     import jax
     import jax.numpy as jnp
 
-    named = unpack(pack(weights, population=False), layout("mlp", leaves.shape[-1]))
+    named = zip(layout("mlp", leaves.shape[-1]), listed(weights), strict=True)
     dtype = jnp.bfloat16 if leaves.dtype == torch.bfloat16 else jnp.float32
 
     def array(tensor: Tensor) -> Any:
         return jnp.asarray(tensor.detach().float().cpu().numpy(), dtype)
 
-    w = {name: array(tensor[0]) for name, tensor in named.items()}
+    w = {name: array(tensor) for name, tensor in named}
 
     def merge(w: dict[str, Any], left: Any, right: Any) -> Any:
         hidden = jax.nn.relu(jnp.concatenate([left, right], -1) @ w["w1"] + w["b1"])

@@ -189,7 +189,9 @@ def make_plan(
     if has_readers:
         # the edges are numbered as they stand here, so that a stable sort keeps their order
         read = np.concatenate([schedule.roots, read])
-        readers = np.argsort(read, kind="stable")
+        # numpy sorts short integers by their digits
+        keys = read.astype(np.uint16) if num_nodes <= 2**16 else read
+        readers = np.argsort(keys, kind="stable")
         counts = np.bincount(read, minlength=num_nodes)
         starts = np.concatenate([[0], counts.cumsum()])
         num_single = np.concatenate([[0], (counts == 1).cumsum()])[ends]

@@ -127,11 +127,14 @@ def build_schedule(
         builder = _Builder(leaves.size + needs_padding(lone_node))
     else:
         leaves = symbols
-        builder = _SharingBuilder(num_symbols + needs_padding(lone_node))
+        kind = _SharingBuilder if lone_node == "left_fold" else _Builder
+        builder = kind(num_symbols + needs_padding(lone_node))
     if lone_node == "left_fold":
         roots = _fold_blocks(builder, leaves, counts)
-    else:
+    elif symbols is None:
         roots = _halve(builder, leaves, counts, lone_node)
+    else:
+        roots = _halve_shared(builder, symbols, counts, lone_node)
     return Schedule(builder.num_inputs, tuple(builder.levels), roots)
 
 
@@ -256,6 +259,45 @@ def _halve(builder: _Builder, nodes: Nodes, counts: Nodes, lone_node: str) -> No
         if lone_node == "pad_power_of_two" and _has_lone_node_ahead(counts):
             padding = builder.widen_level(padding, padding)
     return nodes[:, 0]
+
+
+def _halve_shared(builder: _Builder, symbols: Nodes, counts: Nodes, lone_node: str) -> Nodes:
+    """Do as `_halve` does, with equal pairs of a level merged once.
+
+    Rows stand by falling length, so that those with a root are the last ones and fall off. Nodes
+    are counted from 1 here, and 0 is the place of none, beyond the end of a row.
+    """
+    order = np.argsort(-counts, kind="stable")
+    counts = counts[order]
+    nodes = (symbols[:, : counts[0]] + 1)[order]
+    nodes[np.arange(counts[0]) >= counts[:, None]] = 0
+    roots, padding = np.empty(len(counts), np.int64), builder.num_inputs - 1
+    while True:
+        num_active = int(np.count_nonzero(counts > 1))
+        roots[order[num_active : len(counts)]] = nodes[num_active:, 0] - 1
+        if not num_active:
+            return roots
+        nodes, counts = nodes[:num_active], counts[:num_active]
+        if nodes.shape[1] % 2:
+            nodes = np.concatenate([nodes, np.zeros((num_active, 1), np.int64)], axis=1)
+        base = builder.num_nodes + 1
+        keys = (nodes[:, ::2] * base + nodes[:, 1::2]).ravel()
+        keys, ranks = _distinct(keys, base * base)
+        left, right = np.divmod(keys, base)
+        is_lone = (right == 0) & (left > 0)
+        parents = left.copy()
+        if lone_node == "carry":
+            is_merged = right > 0
+        else:
+            is_merged = left > 0
+            lone = left[is_lone]
+            left[is_lone] = padding + 1 if lone_node == "zero_left" else lone
+            right[is_lone] = lone if lone_node == "zero_left" else padding + 1
+        parents[is_merged] = builder.add_level(left[is_merged] - 1, right[is_merged] - 1) + 1
+        nodes = parents[ranks].reshape(num_active, -1)
+        counts = (counts + 1) // 2
+        if lone_node == "pad_power_of_two" and _has_lone_node_ahead(counts):
+            padding = builder.widen_level(padding, padding)
 
 
 def _fold_blocks(builder: _Builder, nodes: Nodes, counts: Nodes) -> Nodes:

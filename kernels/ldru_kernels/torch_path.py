@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldru_kernels import dropout as drop
+from ldru_kernels.folding import compute_dtype, folded_layout, unpack
 from ldru_kernels.merge_rows import (
     Products,
     Rows,
@@ -22,7 +23,6 @@ from ldru_kernels.merge_rows import (
     scratch_units,
 )
 from ldru_kernels.plan import ONE_EACH, Plan, Stage
-from ldru_kernels.weights import folded_layout, unpack
 
 # elements of one block of pairs: on a CPU its hidden layers, several times as large, stay in cache
 # (kernels/README.md has the measurement), on a GPU they stay below 2 GiB
@@ -70,11 +70,6 @@ def kept_size(settings: Settings, width: int) -> int:
     )
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return what sums and nonlinearities are computed in."""
-    return dtype if dtype == torch.float64 else torch.float32
-
-
 def new_hidden(num_merges: int, settings: Settings, states: Tensor) -> list[Tensor]:
     """Return room for the hidden layers of so many merges, [P, M, units * E] each.
 
@@ -93,7 +88,7 @@ def forward(
 
     Args:
         states: of all nodes, [P, N + M, E], of which the N inputs are there.
-        folded: of `weights.fold`, [P, S'], in compute dtype.
+        folded: of `folding.fold`, [P, S'], in compute dtype.
         seed: of `dropout.new_seed`; not read without dropout.
         plan: on the device of ``states``.
         settings: of the pass.

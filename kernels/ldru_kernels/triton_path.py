@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ldru_kernels import dropout as drop
 from ldru_kernels import triton_kernels as kernels
+from ldru_kernels.folding import folded_layout
 from ldru_kernels.phases import Phase
 from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
-from ldru_kernels.weights import folded_layout
 
 _DTYPES = {
     "ieee": torch.float32,

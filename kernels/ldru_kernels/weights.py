@@ -6,9 +6,7 @@ are the left and the right child.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -135,129 +133,9 @@ def operator_name(operator: Operator) -> str:
     return next(name for name, kind in OPERATORS.items() if type(operator) is kind)
 
 
-# where `fold` merged fields of an operator into others, the sides of what is left
-_FOLDED = {
-    "mlp": {
-        **dict(zip(Mlp._fields[:6], _SIDES[Mlp][:6], strict=True)),
-        **{"v": (2, 1), "b": (1,)},
-    }
-}
-
-
-@lru_cache(maxsize=64)
-def layout(operator: str, width: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor but the identity, in the order of `pack`'s result.
-
-    Fields of the operator stand under their own names, the others as ``node_ffn.w1`` and so on.
-    """
-    return _layout(shapes(OPERATORS[operator], width), width)
-
-
-@lru_cache(maxsize=64)
-def folded_layout(operator: str, width: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in the order of `fold`'s result; see `layout`."""
-    if operator not in _FOLDED:
-        return layout(operator, width)
-    sides = _FOLDED[operator]
-    return _layout(
-        {name: tuple(side * width for side in of_name) for name, of_name in sides.items()}, width
-    )
-
-
-def _layout(of_operator: dict[str, tuple[int, ...]], width: int) -> dict[str, tuple[int, ...]]:
-    found = dict(of_operator)
-    for prefix, kind in (("node_ffn.", FeedForward), ("node_norm.", Norm)):
-        found |= {prefix + name: shape for name, shape in shapes(kind, width).items()}
-    return found
-
-
-def pack(weights: MergeWeights, *, population: bool) -> Tensor:
-    """Return all weights but the identity in one tensor, [P, S] in the order of `layout`.
-
-    P is 1 without a population.
-    """
-    groups = (weights.operator, weights.node_ffn, weights.node_norm)
-    first = 1 if population else 0
-    flat = [tensor.flatten(first) for group in groups for tensor in group]
-    return torch.cat(flat, dim=-1).view(-1, sum(part.shape[-1] for part in flat))
-
-
-def unpack(packed: Tensor, found: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Return views of [P, S] by name: matrices [P, in, out], vectors [P, 1, out].
-
-    Args:
-        packed: of `pack` or `fold`.
-        found: of `layout` or `folded_layout`.
-    """
-    parts = torch.split(packed, [math.prod(shape) for shape in found.values()], dim=1)
-    pieces = zip(found.items(), parts, strict=True)
-    return {name: part.view(len(packed), -1, shape[-1]) for (name, shape), part in pieces}
-
-
-def fold(packed: Tensor, operator: str, width: int) -> Tensor:
-    """Return weights that compute the same with fewer products per merge.
-
-    Operator `mlp` has two affine maps in a row, of the gated children and of their sum:
-    ``(x v + a) w_out + b_out = x (v w_out) + (a w_out + b_out)``, where v is v_left above v_right
-    and a is a_left + a_right.
-
-    Args:
-        packed: of `pack`, [P, S].
-        operator: its name.
-        width: E.
-
-    Returns:
-        [P, S'] in the order of `folded_layout`, never ``packed`` itself.
-    """
-    if operator not in _FOLDED:
-        return packed.clone()
-    maps = _outer_maps(packed, operator, width)
-    v, b = maps.v @ maps.w_out, torch.baddbmm(maps.b_out, maps.a, maps.w_out)
-    return torch.cat([packed[:, : maps.begin], v.flatten(1), b.flatten(1), maps.rest], dim=1)
-
-
-def unfold(d_folded: Tensor, packed: Tensor, operator: str, width: int) -> Tensor:
-    """Return the gradient of ``packed``, [P, S], from that of `fold`'s result."""
-    if operator not in _FOLDED:
-        return d_folded
-    maps = _outer_maps(packed, operator, width)
-    end = d_folded.shape[1] - maps.rest.shape[1]
-    d_outer = d_folded[:, maps.begin : end].view(len(packed), -1, width)
-    d_v, d_b = torch.split(d_outer, [2 * width, 1], dim=1)
-    d_a = (d_b @ maps.w_out.mT).flatten(1)
-    d_w_out = torch.baddbmm(maps.a.mT @ d_b, maps.v.mT, d_v)
-    parts = [(d_v @ maps.w_out.mT).flatten(1), d_a, d_a, d_w_out.flatten(1), d_b.flatten(1)]
-    return torch.cat([d_folded[:, : maps.begin], *parts, d_folded[:, end:]], dim=1)
-
-
-class _OuterMaps(NamedTuple):
-    """What `fold` merges: v [P, 2E, E], a [P, 1, E], w_out [P, E, E], b_out [P, 1, E].
-
-    ``begin`` is where they begin in the packed weights, ``rest`` [P, .] what follows them.
-    """
-
-    begin: int
-    v: Tensor
-    a: Tensor
-    w_out: Tensor
-    b_out: Tensor
-    rest: Tensor
-
-
-def _outer_maps(packed: Tensor, operator: str, width: int) -> _OuterMaps:
-    sizes = {name: math.prod(shape) for name, shape in layout(operator, width).items()}
-    names = list(sizes)
-    begin = sum(sizes[name] for name in names[: names.index("v_left")])
-    parts = [begin, 2 * width * width, 2 * width, width * width, width]
-    _, v, a, w_out, b_out, rest = torch.split(packed, [*parts, packed.shape[1] - sum(parts)], dim=1)
-    return _OuterMaps(
-        begin,
-        v.view(-1, 2 * width, width),
-        a.view(-1, 2, width).sum(1, keepdim=True),
-        w_out.view(-1, width, width),
-        b_out.view(-1, 1, width),
-        rest,
-    )
+def listed(weights: MergeWeights) -> list[Tensor]:
+    """Return every tensor but the identity: fields of the operator, the node FFN and the norm."""
+    return [*weights.operator, *weights.node_ffn, *weights.node_norm]
 
 
 def member(weights: MergeWeights, index: int) -> MergeWeights:
@@ -291,11 +169,15 @@ def check_weights(weights: MergeWeights, leaves: Tensor, *, population: int | No
         )
     is_cast = torch.is_autocast_enabled(leaves.device.type)
     first = () if population is None else (population,)
+    dtype, device = leaves.dtype, leaves.device
     for name, tensor, shape in _expected(weights, leaves.shape[-1]):
+        shape = first + shape
+        if tensor.shape == shape and tensor.device == device and (is_cast or tensor.dtype == dtype):
+            continue
         for what, found, wanted in (
-            ("shape", tuple(tensor.shape), first + shape),
-            ("dtype", tensor.dtype, tensor.dtype if is_cast else leaves.dtype),
-            ("device", tensor.device, leaves.device),
+            ("shape", tuple(tensor.shape), shape),
+            ("dtype", tensor.dtype, tensor.dtype if is_cast else dtype),
+            ("device", tensor.device, device),
         ):
             if found != wanted:
                 raise ValueError(

@@ -8,7 +8,7 @@ from tests.kernels.test_tree_reduce import random_leaves, random_weights, root_a
 
 from ldru_kernels import LONE_NODE_RULES, OPERATORS, prefix_scan, tree_reduce, tree_reduce_tokens
 from ldru_kernels.ops import merge_nodes, tokens_plan, tree_plan
-from ldru_kernels.weights import pack
+from ldru_kernels.weights import listed
 
 LENGTHS = torch.tensor([9, 1, 4])
 
@@ -57,11 +57,11 @@ def test_a_compiled_scan_and_a_compiled_reduction_of_tokens_are_the_same():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_the_op_keeps_its_promises():
     leaves, weights = random_leaves(2, 3, 9, 4), random_weights("mlp", 4, population=2)
-    packed = pack(weights, population=True)
+    tensors = [tensor.detach().requires_grad_() for tensor in listed(weights)]
     extra = torch.zeros(2, 1, 4, dtype=torch.float64, requires_grad=True)
     seed = torch.empty(0, dtype=torch.int64)
     plan = tree_plan(LENGTHS, leaves, "zero_left")
-    inputs = (leaves.flatten(1, 2).detach().requires_grad_(), extra, packed.detach(), seed, plan)
+    inputs = (leaves.flatten(1, 2).detach().requires_grad_(), extra, tensors, seed, plan)
     torch.library.opcheck(
         merge_nodes,
         (*inputs, "mlp", 0.0, "ieee", True, "torch"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -243,20 +244,19 @@ def _tokens(
 ) -> Plan:
     batch, num_tokens = tokens.shape
     counted = check_lengths(lengths, batch, num_tokens)
-    symbols = tokens.cpu()
+    symbols = tokens.cpu().numpy()
     # most often no symbol is out of range, wherever it stands
-    lowest, highest = symbols.aminmax()
-    if lowest < 0 or highest >= num_symbols:
-        is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
-        lowest, highest = symbols[is_read].aminmax()
-        if lowest < 0 or highest >= num_symbols:
+    if symbols.min() < 0 or symbols.max() >= num_symbols:
+        read = symbols[np.arange(num_tokens) < np.array(counted)[:, None]]
+        if read.min() < 0 or read.max() >= num_symbols:
             raise ValueError(
-                f"tokens: from {int(lowest)} to {int(highest)}; "
+                f"tokens: from {read.min()} to {read.max()}; "
                 f"the table has rows 0 to {num_symbols - 1}."
             )
     with torch.inference_mode(mode=False):
-        schedule = build_schedule(counted, num_tokens, lone_node, symbols.numpy(), num_symbols)
-        plan = make_plan(schedule, int(needs_padding(lone_node)), has_readers=has_readers)
+        schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
+        num_extra = int(needs_padding(lone_node))
+        plan = make_plan(schedule, num_extra, has_readers=has_readers, is_shared=True)
         return plan.to(device)
 
 

@@ -9,6 +9,7 @@ the backward pass needs no atomic addition and repeats to the bit.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -158,6 +159,7 @@ def make_plan(
     num_sequences: int | None = None,
     *,
     has_readers: bool = True,
+    is_shared: bool = False,
 ) -> Plan:
     """Return the plan of any schedule, on the CPU.
 
@@ -167,6 +169,8 @@ def make_plan(
         num_sequences: B, for phases, where each sequence has its own and as many leaves; None where
             they share leaves or nobody asks for phases.
         has_readers: whether there will be a backward pass, which the readers are for.
+        is_shared: whether equal subtrees were merged once, so that children hardly ever lie
+            together and nobody looks.
 
     Raises:
         ValueError: the schedule has too many nodes.
@@ -176,7 +180,7 @@ def make_plan(
         raise ValueError(f"{num_nodes} nodes are too many for one call; split the batch.")
     num_leaves = schedule.num_inputs - num_extra
     sizes = [num_leaves] + [1] * num_extra + [len(left) for left, _ in schedule.levels]
-    ends = np.cumsum([0, *sizes])
+    ends = np.array([0, *itertools.accumulate(sizes)])
     read = np.empty(2 * schedule.num_merges, dtype=np.int64)
     for side in (0, 1):
         pieces = [level[side] for level in schedule.levels]
@@ -184,7 +188,9 @@ def make_plan(
     first_level = 1 + num_extra
     stages = np.full((len(sizes), 4), -1)
     stages[:, 0] = sizes
-    stages[first_level:, 1] = _range_starts(read, 2 * (ends[first_level:] - schedule.num_inputs))
+    if not is_shared:
+        bounds_of_levels = 2 * (ends[first_level:] - schedule.num_inputs)
+        stages[first_level:, 1] = _range_starts(read, bounds_of_levels)
     children, readers, starts = read, np.empty(0, np.int64), np.empty(0, np.int64)
     if has_readers:
         # the edges are numbered as they stand here, so that a stable sort keeps their order
@@ -209,8 +215,8 @@ def make_plan(
         _int32(readers),
         _int32(starts),
         _int32(bounds),
-        torch.tensor(num_extra),
-        torch.tensor(phases, dtype=torch.int64).view(-1, 4),
+        torch.from_numpy(np.array(num_extra)),
+        torch.from_numpy(np.array(phases, np.int64).reshape(-1, 4)),
         torch.from_numpy(stages),
     )
 

@@ -25,6 +25,9 @@ LONE_NODE_RULES = (
 # rules whose lone nodes merge with something that is no leaf
 _PADDING_RULES = ("identity", "pad_power_of_two", "zero_left", "zero_right")
 
+# keys below this are told apart by a table
+_LARGEST_TABLE = 2**17
+
 Node = TypeVar("Node")
 # small arrays by the dozen: numpy's calls are several times cheaper than torch's
 Nodes = npt.NDArray[np.int64]
@@ -224,14 +227,17 @@ class _SharingBuilder(_Builder):
 
 def _distinct(keys: Nodes, num_keys: int) -> tuple[Nodes, Nodes]:
     """Return the distinct keys in order, and which of them each key is."""
-    if num_keys > len(keys):
+    if num_keys > _LARGEST_TABLE:
         # torch's is faster than numpy's
         distinct, ranks = torch.unique(torch.from_numpy(keys), return_inverse=True)
         return distinct.numpy(), ranks.numpy()
     # and a table faster than a sort
     is_there = np.zeros(num_keys, dtype=bool)
     is_there[keys] = True
-    return is_there.nonzero()[0], (is_there.cumsum() - 1)[keys]
+    found = is_there.nonzero()[0]
+    rank_of = np.empty(num_keys, np.int64)
+    rank_of[found] = np.arange(len(found))
+    return found, rank_of[keys]
 
 
 def _halve(builder: _Builder, nodes: Nodes, counts: Nodes, lone_node: str) -> Nodes:

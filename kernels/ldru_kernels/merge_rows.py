@@ -41,25 +41,22 @@ class Products:
 
     def affine(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
         """Write ``x @ weight + bias`` to ``out``."""
-        x = self.round(x)
-        if x.dtype == out.dtype:
+        if self.operands is None:
             return torch.baddbmm(bias, x, weight, out=out)
-        return torch.add(_wide_product(x, weight), bias, out=out)
+        return torch.add(_wide_product(self.round(x), weight), bias, out=out)
 
     def back(self, d: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         """Write ``d @ weight^T`` to ``out``."""
-        d = self.round(d)
-        if d.dtype == out.dtype:
+        if self.operands is None:
             return torch.bmm(d, weight.mT, out=out)
-        return out.copy_(_wide_product(d, weight.mT))
+        return out.copy_(_wide_product(self.round(d), weight.mT))
 
     def add_outer(self, into: Tensor, x: Tensor, d: Tensor) -> None:
         """Add ``x^T d`` to the gradient of a matrix."""
-        x, d = self.round(x), self.round(d)
-        if x.dtype == into.dtype:
+        if self.operands is None:
             into.baddbmm_(x.mT, d)
         else:
-            into.add_(_wide_product(x.mT, d))
+            into.add_(_wide_product(self.round(x).mT, self.round(d)))
 
 
 def _wide_product(x: Tensor, y: Tensor) -> Tensor:

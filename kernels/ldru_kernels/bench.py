@@ -175,6 +175,17 @@ def floors_of(case: Case, rates: dict[str, float]) -> dict[str, float]:
     }
 
 
+def _name_of(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        about = ""
+    models = [line.split(":")[1] for line in about.splitlines() if line.startswith("model name")]
+    return models[0].strip() if models else platform.processor() or platform.machine()
+
+
 def table_of(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
     """Return the rows of `choice.TABLE`: both backends side by side."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -238,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     if wrong:
         print("wrong, so nothing is timed:", *wrong, sep="\n  ", file=sys.stderr)
         return 1
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    name = _name_of(device)
     rates = ceilings(device)
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads; gate: green")
     print(f"copy {rates['copy'] / 1e9:.0f} GB/s", end="")

@@ -51,12 +51,15 @@ class Products:
             return torch.bmm(d, weight.mT, out=out)
         return out.copy_(_wide_product(self.round(d), weight.mT))
 
-    def add_outer(self, into: Tensor, x: Tensor, d: Tensor) -> None:
-        """Add ``x^T d`` to the gradient of a matrix."""
-        if self.operands is None:
+    def outer(self, x: Tensor, d: Tensor, into: Tensor, *, adds: bool) -> None:
+        """Write ``x^T d`` to the gradient of a matrix, or add it."""
+        if self.operands is not None:
+            found = _wide_product(self.round(x).mT, self.round(d))
+            into.add_(found) if adds else into.copy_(found)
+        elif adds:
             into.baddbmm_(x.mT, d)
         else:
-            into.add_(_wide_product(self.round(x).mT, self.round(d)))
+            torch.bmm(x.mT, d, out=into)
 
 
 def _wide_product(x: Tensor, y: Tensor) -> Tensor:
@@ -253,14 +256,20 @@ def parents_backward(operator: str, x: Rows, w: Weights, p: Products, out: Tenso
     OPERATORS[operator].backward(x, w, p, out)
 
 
-def add_gradients(operator: str, x: Rows, p: Products, gradients: Weights) -> None:
-    """Add what rows contribute to the gradients of the weights."""
+def add_gradients(
+    operator: str, x: Rows, p: Products, gradients: Weights, *, adds: bool = True
+) -> None:
+    """Write what rows contribute to the gradients of the weights, or add it."""
     op = OPERATORS[operator]
+    sums = op.sums | _NODE_SUMS
     for matrix in (*op.affine, *_NODE_AFFINE):
-        p.add_outer(gradients[matrix.weight], x[matrix.x], x[matrix.d])
-        gradients[matrix.bias] += x[matrix.d].sum(1, keepdim=True)
-    for vector, name in (op.sums | _NODE_SUMS).items():
-        gradients[vector] += x[name].sum(1, keepdim=True)
+        p.outer(x[matrix.x], x[matrix.d], gradients[matrix.weight], adds=adds)
+        sums[matrix.bias] = matrix.d
+    for vector, name in sums.items():
+        if adds:
+            gradients[vector] += x[name].sum(1, keepdim=True)
+        else:
+            torch.sum(x[name], 1, keepdim=True, out=gradients[vector])
 
 
 def _mask(d: Tensor, positive: Tensor) -> None:

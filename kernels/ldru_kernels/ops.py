@@ -7,6 +7,7 @@ so that they are the largest possible.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,7 +17,14 @@ from torch import Tensor
 
 from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
-from ldru_kernels.folding import compute_dtype, fold, folded_layout, layout, size_of, unfold
+from ldru_kernels.folding import (
+    compute_dtype,
+    fold,
+    folded,
+    gradients_of,
+    num_folded,
+    unfold,
+)
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
 from ldru_kernels.torch_path import Settings
@@ -34,7 +42,7 @@ def merge_nodes(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Run a plan.
 
     Args:
@@ -51,8 +59,8 @@ def merge_nodes(
         backend: see there.
 
     Returns:
-        The results [P, R, E], and for the backward pass the states of all nodes, the folded weights
-        and the hidden layers, of no use to anybody else.
+        The results [P, R, E], and for the backward pass the states of all nodes, what
+        `folding.fold` returned and the hidden layers, of no use to anybody else.
     """
     made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
@@ -62,9 +70,10 @@ def merge_nodes(
     states[:, :num_leaves] = leaves
     states[:, num_leaves : num_leaves + extra.shape[1]] = extra
     with _without_autocast(leaves.device):
-        folded = fold(weights, operator, leaves.dtype)
-        kept = _path(backend).forward(states, folded, seed, made, settings)
-    return states.index_select(1, made.results), states, folded, kept
+        outer = fold(weights, operator, leaves.dtype)
+        by_name = folded(weights, outer, operator, leaves.dtype)
+        kept = _path(backend).forward(states, by_name, seed, made, settings)
+    return states.index_select(1, made.results), states, outer, kept
 
 
 @merge_nodes.register_fake
@@ -79,25 +88,27 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
     population, num_leaves, width = leaves.shape
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
     states = leaves.new_empty(population, num_leaves + extra.shape[1] + num_merges, width)
-    num_folded = size_of(folded_layout(operator, width))
-    folded = leaves.new_empty(population, num_folded, dtype=compute_dtype(leaves.dtype))
+    outer = []
+    if operator == "mlp":
+        sizes = (population, 2 * width, width), (population, 1, width)
+        outer = [leaves.new_empty(size, dtype=compute_dtype(leaves.dtype)) for size in sizes]
     if not keeps_hidden or backend != "torch":
-        return results, states, folded, []
-    return results, states, folded, torch_path.new_hidden(num_merges, settings, states)
+        return results, states, outer, []
+    return results, states, outer, torch_path.new_hidden(num_merges, settings, states)
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes_backward", mutates_args=())
 def merge_nodes_backward(
     d_results: Tensor,
     states: Tensor,
-    folded: Tensor,
+    outer: list[Tensor],
     kept: list[Tensor],
     weights: list[Tensor],
     seed: Tensor,
@@ -107,22 +118,26 @@ def merge_nodes_backward(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of all inputs, [P, N, E], and of the packed weights, [P, S]."""
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return gradients.
+
+    They are those of all inputs, [P, N, E], and of the weights as `folding.gradients_of` takes
+    them.
+    """
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    path = _path(backend)
     with _without_autocast(states.device):
-        d_inputs, d_folded = path.backward(
-            d_results, states, kept, folded, seed, Plan(*plan), settings
+        by_name = folded(weights, outer, operator, states.dtype)
+        d_inputs, d_folded = _path(backend).backward(
+            d_results, states, kept, by_name, seed, Plan(*plan), settings
         )
-        return d_inputs, unfold(d_folded, weights, operator, states.dtype)
+        return d_inputs, d_folded, unfold(d_folded, weights, operator, states.dtype)
 
 
 @merge_nodes_backward.register_fake
 def _(
     d_results: Tensor,
     states: Tensor,
-    folded: Tensor,
+    outer: list[Tensor],
     kept: list[Tensor],
     weights: list[Tensor],
     seed: Tensor,
@@ -132,37 +147,46 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     population, num_nodes, width = states.shape
     d_inputs = states.new_empty(population, num_nodes - plan[0].shape[0], width)
-    return d_inputs, folded.new_empty(population, size_of(layout(operator, width)))
+    dtype = compute_dtype(states.dtype)
+    d_folded = states.new_empty(population, num_folded(operator, width), dtype=dtype)
+    d_outer = []
+    if operator == "mlp":
+        sizes = (
+            (population, 2 * width, width),
+            (population, 1, width),
+            (population, width, width),
+        )
+        d_outer = [states.new_empty(size, dtype=dtype) for size in sizes]
+    return d_inputs, d_folded, d_outer
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     leaves, _, weights, seed, plan, *settings = inputs
-    _, states, folded, kept = output
+    _, states, outer, kept = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(states, folded, seed, *plan, *weights, *kept)
-    ctx.num_leaves, ctx.num_weights, ctx.settings = leaves.shape[1], len(weights), settings
+    lists = weights, plan, outer, kept
+    ctx.save_for_backward(states, seed, *(tensor for tensors in lists for tensor in tensors))
+    ctx.sizes = [len(tensors) for tensors in lists]
+    ctx.num_leaves, ctx.settings = leaves.shape[1], settings
 
 
 def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    states, folded, seed, *others = ctx.saved_tensors
-    num_fields, num_weights = len(Plan._fields), ctx.num_weights
-    plan, others = others[:num_fields], others[num_fields:]
-    weights, kept = others[:num_weights], others[num_weights:]
+    states, seed, *saved = ctx.saved_tensors
+    ends = itertools.accumulate(ctx.sizes)
+    lists = (saved[end - size : end] for size, end in zip(ctx.sizes, ends, strict=True))
+    weights, plan, outer, kept = lists
     # autograd wants an answer for every argument, in the arguments' own shape
-    nothing = (None, [None] * num_fields, *(None for _ in ctx.settings))
+    nothing = (None, [None] * len(plan), *(None for _ in ctx.settings))
     if d_results is None:
-        return None, None, [None] * num_weights, *nothing
-    d_inputs, d_packed = merge_nodes_backward(
-        d_results, states, folded, kept, weights, seed, plan, *ctx.settings
+        return None, None, [None] * len(weights), *nothing
+    d_inputs, d_folded, d_outer = merge_nodes_backward(
+        d_results, states, outer, kept, weights, seed, plan, *ctx.settings
     )
-    parts = torch.split(d_packed, [weight.numel() // len(states) for weight in weights], dim=1)
-    d_weights = [
-        part.view(weight.shape).to(weight.dtype)
-        for part, weight in zip(parts, weights, strict=True)
-    ]
+    operator = ctx.settings[0]
+    d_weights = gradients_of(weights, d_folded, d_outer, operator)
     return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_weights, *nothing
 
 

@@ -73,33 +73,28 @@ class Plan(NamedTuple):
     phases: Tensor
     stages: Tensor
 
-    @property
-    def first_level(self) -> int:
-        """The stage of level 0."""
-        return 1 + int(self.num_extra)
-
-    def stage_list(self) -> list[Stage]:
-        """Return the stages, without those that `pad` added."""
-        found, node, reader, num_inputs = [], 0, 0, self.num_inputs
-        for size, first_child, num_readers, first in self.stages.tolist():
-            if size:
-                stage = Stage(
-                    size, first_child, num_readers, first, node, reader, node - num_inputs
-                )
-                found.append(stage)
-                node, reader = node + size, reader + num_readers
-        return found
+    def stage_lists(self) -> tuple[list[Stage], list[Stage]]:
+        """Return the stages of inputs and of levels, without those that `pad` added."""
+        rows: list[list[int]] = self.stages.tolist()
+        num_stages = 1 + int(self.num_extra)
+        num_inputs = sum(row[0] for row in rows[:num_stages])
+        found, node, reader = [], 0, 0
+        for size, first_child, num_readers, first in rows:
+            found.append(
+                Stage(size, first_child, num_readers, first, node, reader, node - num_inputs)
+            )
+            node, reader = node + size, reader + num_readers
+        return found[:num_stages], [stage for stage in found[num_stages:] if stage.size]
 
     @property
     def num_inputs(self) -> int:
         """N."""
-        return int(self.stages[: self.first_level, 0].sum())
+        return sum(stage.size for stage in self.stage_lists()[0])
 
     @property
     def level_sizes(self) -> list[int]:
         """The number of merges of every level."""
-        sizes: list[int] = self.stages[self.first_level :, 0].tolist()
-        return [size for size in sizes if size]
+        return [stage.size for stage in self.stage_lists()[1]]
 
     def phase_list(self) -> list[Phase]:
         """Return the phases, without those that `pad` added."""

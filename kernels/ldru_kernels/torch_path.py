@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldru_kernels import dropout as drop
-from ldru_kernels.folding import compute_dtype, folded_layout, unpack
+from ldru_kernels.folding import compute_dtype, num_folded, unpack
 from ldru_kernels.merge_rows import (
     Products,
     Rows,
@@ -82,13 +82,13 @@ def new_hidden(num_merges: int, settings: Settings, states: Tensor) -> list[Tens
 
 
 def forward(
-    states: Tensor, folded: Tensor, seed: Tensor, plan: Plan, settings: Settings
+    states: Tensor, folded: Weights, seed: Tensor, plan: Plan, settings: Settings
 ) -> list[Tensor]:
     """Fill in the states of all parents.
 
     Args:
         states: of all nodes, [P, N + M, E], of which the N inputs are there.
-        folded: of `folding.fold`, [P, S'], in compute dtype.
+        folded: of `folding.folded`.
         seed: of `dropout.new_seed`; not read without dropout.
         plan: on the device of ``states``.
         settings: of the pass.
@@ -96,8 +96,9 @@ def forward(
     Returns:
         The hidden layers of all merges, where they are kept.
     """
-    weights, products = _prepare(folded, settings, states)
-    blocks = _blocks(plan, states)
+    weights, products = _prepare(folded, settings)
+    inputs, levels = plan.stage_lists()
+    blocks = _blocks(levels, states)
     keeps = settings.keeps_hidden
     room = len(plan.children) if keeps else max((block.size for block in blocks), default=0)
     hidden = _new_rows(hidden_units(settings.operator), room, states)
@@ -105,7 +106,7 @@ def forward(
     if keeps:
         # a plan of a compiled graph has room for more merges than there are
         rows_of = _split(_first(hidden, _num_rows(blocks)), blocks)
-    num_inputs = plan.num_inputs
+    num_inputs = sum(stage.size for stage in inputs)
     with _matmul_precision(states, settings.operands):
         for block, rows in zip(blocks, rows_of, strict=True):
             rows["pairs"] = _pairs(states, plan, block)
@@ -120,12 +121,12 @@ def backward(
     d_results: Tensor,
     states: Tensor,
     kept: list[Tensor],
-    folded: Tensor,
+    folded: Weights,
     seed: Tensor,
     plan: Plan,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the inputs, [P, N, E], and of ``folded``, [P, S'].
+    """Return the gradients of the inputs, [P, N, E], and of ``folded``, packed, [P, S'].
 
     Args:
         d_results: gradient of the results, [P, R, E].
@@ -137,10 +138,12 @@ def backward(
         settings: the same.
     """
     population, _, width = states.shape
-    weights, products = _prepare(folded, settings, states)
-    d_folded = torch.zeros_like(folded)
-    gradients = unpack(d_folded, folded_layout(settings.operator, width))
-    windows = _windows(_blocks(plan, states))
+    weights, products = _prepare(folded, settings)
+    dtype = compute_dtype(states.dtype)
+    # the last window comes first and writes, the others add to it
+    d_folded = states.new_empty(population, num_folded(settings.operator, width), dtype=dtype)
+    gradients = unpack(d_folded, settings.operator, width)
+    windows = _windows(_blocks(plan.stage_lists()[1], states))
     kept_rows = dict(zip(hidden_units(settings.operator), kept, strict=True)) if kept else {}
     units = scratch_units(settings.operator)
     if not kept:
@@ -148,7 +151,7 @@ def backward(
     own = _new_rows(units, max((_num_rows(window) for window in windows), default=0), states)
     num_results = d_results.shape[1]
     num_edges = num_results + 2 * len(plan.children)
-    edges = d_results.new_empty(population, num_edges, width, dtype=folded.dtype)
+    edges = d_results.new_empty(population, num_edges, width, dtype=dtype)
     edges[:, :num_results] = d_results
     reader = Reader(edges, plan)
     with _matmul_precision(states, settings.operands):
@@ -171,7 +174,10 @@ def backward(
                 out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
                 out = out.view(population, -1, 2 * width)
                 parents_backward(settings.operator, rows, weights, products, out)
-            add_gradients(settings.operator, waiting, products, gradients)
+            is_first = window is windows[-1]
+            add_gradients(settings.operator, waiting, products, gradients, adds=not is_first)
+    if not windows:
+        d_folded.zero_()
     return reader.read_inputs().to(states.dtype), d_folded
 
 
@@ -248,27 +254,26 @@ class Reader:
 
     def read_inputs(self) -> Tensor:
         """Return the gradients of all inputs, [P, N, E]."""
-        stages = self.plan.stage_list()[: self.plan.first_level]
-        inputs = [self.read(stage) for stage in stages]
+        inputs = [self.read(stage) for stage in self.plan.stage_lists()[0]]
         return (inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)).contiguous()
 
 
-def _prepare(folded: Tensor, settings: Settings, states: Tensor) -> tuple[Weights, Products]:
-    weights = unpack(folded, folded_layout(settings.operator, states.shape[-1]))
+def _prepare(folded: Weights, settings: Settings) -> tuple[Weights, Products]:
     products = Products(_OPERANDS[settings.operands])
-    rounded = {
-        name: products.round(tensor) if tensor.shape[1] > 1 else tensor
-        for name, tensor in weights.items()
-    }
-    return rounded, products
+    if products.operands is not None:
+        folded = {
+            name: products.round(tensor) if tensor.shape[1] > 1 else tensor
+            for name, tensor in folded.items()
+        }
+    return folded, products
 
 
-def _blocks(plan: Plan, states: Tensor) -> list[Block]:
-    """Return the merges of a plan, level by level."""
+def _blocks(levels: list[Stage], states: Tensor) -> list[Block]:
+    """Return the merges of all levels in pieces, level by level."""
     population, _, width = states.shape
     rows = max(1, _BLOCK[states.device.type] // (2 * width * population))
     blocks = []
-    for level in plan.stage_list()[plan.first_level :]:
+    for level in levels:
         end = level.first_merge + level.size
         blocks += [
             Block(first, min(first + rows, end), level)

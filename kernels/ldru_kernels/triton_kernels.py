@@ -8,7 +8,7 @@ The backward kernel computes a tile again, and writes the factors of the weights
 tape, one row per merge. `weight_gradients` multiplies them, in an order that depends on the shapes
 alone. Nothing is added atomically.
 
-Weights stand as `folding.fold` lays them out; ``p`` is where those of a member begin.
+Weights stand as `folding.folded_layout` says; ``p`` is where those of a member begin.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from torch import Tensor
 from ldru_kernels import dropout as drop
 from ldru_kernels import triton_kernels as kernels
 from ldru_kernels.folding import folded_layout
+from ldru_kernels.merge_rows import Weights
 from ldru_kernels.phases import Phase
 from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
@@ -128,22 +129,22 @@ def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[L
 
 
 def forward(
-    states: Tensor, folded: Tensor, seed: Tensor, plan: Plan, settings: Settings
+    states: Tensor, folded: Weights, seed: Tensor, plan: Plan, settings: Settings
 ) -> list[Tensor]:
     """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
     population, num_nodes, width = states.shape
     tile = choose_config(width, settings.operands).forward
-    folded = folded.to(_DTYPES[settings.operands])
+    packed = _packed(folded, settings)
     for launch in launches(plan, population, tile.rows, 2**31):
         kernels.forward_kernel[(launch.num_programs, population)](
             states,
-            folded,
+            packed,
             seed,
             plan.children,
             plan.bounds,
             plan.num_inputs,
             num_nodes,
-            folded.shape[1],
+            packed.shape[1],
             **launch.arguments(),
             **_constants(width, settings, tile),
         )
@@ -154,15 +155,15 @@ def backward(
     d_results: Tensor,
     states: Tensor,
     kept: list[Tensor],
-    folded: Tensor,
+    folded: Weights,
     seed: Tensor,
     plan: Plan,
     settings: Settings,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the inputs and of ``folded``; as `torch_path.backward`."""
+    """Return the gradients of the inputs and of ``folded``, as `torch_path.backward`."""
     population, num_nodes, width = states.shape
     tile = choose_config(width, settings.operands).backward
-    operands = folded.to(_DTYPES[settings.operands])
+    operands = _packed(folded, settings)
     num_results, num_merges = d_results.shape[1], sum(plan.level_sizes)
     num_edges = num_results + 2 * len(plan.children)
     edges = d_results.new_empty(population, num_edges, width, dtype=torch.float32)
@@ -171,7 +172,7 @@ def backward(
     tape_rows = _TAPE_BYTES // (row * population * operands.element_size())
     tape_rows = max(tile.rows, min(tape_rows, num_merges))
     tape = operands.new_empty(population, tape_rows, row)
-    weights = _WeightGradients(tape, folded.shape[1], width, settings)
+    weights = _WeightGradients(tape, operands.shape[1], width, settings)
     for batch in _tapefuls(launches(plan, population, tile.rows, tape_rows), tape_rows):
         for launch in batch:
             kernels.backward_kernel[(launch.num_programs, population)](
@@ -186,7 +187,7 @@ def backward(
                 plan.bounds,
                 plan.num_inputs,
                 num_nodes,
-                folded.shape[1],
+                operands.shape[1],
                 num_results,
                 num_edges,
                 batch[-1].first,
@@ -195,7 +196,13 @@ def backward(
                 **_constants(width, settings, tile),
             )
         weights.add(batch[0].last - batch[-1].first)
-    return Reader(edges, plan).read_inputs().to(states.dtype), weights.total().to(folded.dtype)
+    return Reader(edges, plan).read_inputs().to(states.dtype), weights.total()
+
+
+def _packed(folded: Weights, settings: Settings) -> Tensor:
+    """Return all weights behind each other, [P, S'], in the dtype of the operands."""
+    packed = torch.cat([tensor.flatten(1) for tensor in folded.values()], dim=1)
+    return packed.to(_DTYPES[settings.operands])
 
 
 def _tapefuls(launched: list[Launch], tape_rows: int) -> Iterator[list[Launch]]:

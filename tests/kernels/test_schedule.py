@@ -208,7 +208,7 @@ def check_plan(plan):
             assert all(len(edges) == 1 for edges in readers)
         if mode >= 0:
             assert flat == list(range(mode, mode + size))
-        if stage >= plan.first_level:
+        if stage > int(plan.num_extra):
             children = plan.children[first_merge : first_merge + size].flatten().tolist()
             is_range = children == list(range(children[0], children[0] + 2 * size))
             assert first_child == (children[0] if is_range else -1)

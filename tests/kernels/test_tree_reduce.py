@@ -295,7 +295,12 @@ def test_the_package_needs_torch_and_numpy_only():
                 assert node.level == 0
                 names[file.name].add(node.module.split(".")[0])
     # only where the Triton backend was chosen, and in what is measured against
-    optional = {"triton_path.py": {"triton"}, "triton_kernels.py": {"triton"}, "peers.py": {"jax"}}
+    optional = {
+        "triton_path.py": {"triton"},
+        "triton_kernels.py": {"triton"},
+        "peers.py": {"jax"},
+        "bench_report.py": {"matplotlib"},
+    }
     for file, found in names.items():
         allowed = {"numpy", "torch", "ldru_kernels"} | optional.get(file, set())
         assert found - set(sys.stdlib_module_names) <= allowed, file

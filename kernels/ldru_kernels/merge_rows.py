@@ -9,64 +9,18 @@ on its way and its backward pass needs, "scratch" what the backward pass adds to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldru_kernels.products import Products
 from ldru_kernels.reference import NORM_EPS
 
 Weights = dict[str, Tensor]
 # the rows at hand by name, [P, n, units * E] each
 Rows = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Products:
-    """Matrix products whose operands are first rounded to ``operands``, accumulated exactly.
-
-    None rounds nothing. Half-precision operands give float32 results. Weights are rounded already.
-    """
-
-    operands: torch.dtype | None
-
-    def round(self, x: Tensor) -> Tensor:
-        """Return an operand as the products see it."""
-        if self.operands is None or x.dtype == self.operands:
-            return x
-        # a CPU has no half-precision product with float32 results: the rounded numbers, as float32
-        return x.to(self.operands) if x.is_cuda else x.to(self.operands).to(x.dtype)
-
-    def affine(self, x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> Tensor:
-        """Write ``x @ weight + bias`` to ``out``."""
-        if self.operands is None:
-            return torch.baddbmm(bias, x, weight, out=out)
-        return torch.add(_wide_product(self.round(x), weight), bias, out=out)
-
-    def back(self, d: Tensor, weight: Tensor, out: Tensor) -> Tensor:
-        """Write ``d @ weight^T`` to ``out``."""
-        if self.operands is None:
-            return torch.bmm(d, weight.mT, out=out)
-        return out.copy_(_wide_product(self.round(d), weight.mT))
-
-    def outer(self, x: Tensor, d: Tensor, into: Tensor, *, adds: bool) -> None:
-        """Write ``x^T d`` to the gradient of a matrix, or add it."""
-        if self.operands is not None:
-            found = _wide_product(self.round(x).mT, self.round(d))
-            into.add_(found) if adds else into.copy_(found)
-        elif adds:
-            into.baddbmm_(x.mT, d)
-        else:
-            torch.bmm(x.mT, d, out=into)
-
-
-def _wide_product(x: Tensor, y: Tensor) -> Tensor:
-    if x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
-        wide: Tensor = torch.bmm(x, y, out_dtype=torch.float32)
-        return wide
-    return torch.bmm(x, y)
 
 
 class Affine(NamedTuple):
@@ -96,8 +50,8 @@ class Operator(NamedTuple):
 
 
 def _mlp(x: Rows, w: Weights, p: Products) -> None:
-    p.affine(x["pairs"], w["w1"], w["b1"], x["first"]).relu_()
-    p.affine(x["first"], w["w2"], w["b2"], x["second"]).relu_()
+    p.affine(x["pairs"], w["w1"], w["b1"], x["first"], relu=True)
+    p.affine(x["first"], w["w2"], w["b2"], x["second"], relu=True)
     p.affine(x["second"], w["w3"], w["b3"], x["gates"])
     p.affine(x["gates"] * x["pairs"], w["v"], w["b"], x["merged"])
 
@@ -238,7 +192,7 @@ def scratch_units(operator: str) -> dict[str, int]:
 def parents(operator: str, x: Rows, w: Weights, p: Products, out: Tensor | None) -> None:
     """Fill in the hidden rows from "pairs", and ``out`` [P, n, E], the parents before dropout."""
     OPERATORS[operator].forward(x, w, p)
-    p.affine(x["merged"], w["node_ffn.w1"], w["node_ffn.b1"], x["active"]).relu_()
+    p.affine(x["merged"], w["node_ffn.w1"], w["node_ffn.b1"], x["active"], relu=True)
     p.affine(x["active"], w["node_ffn.w2"], w["node_ffn.b2"], x["summed"]).add_(x["merged"])
     if out is not None:
         _norm(x["summed"], w["node_norm.weight"], w["node_norm.bias"], out)

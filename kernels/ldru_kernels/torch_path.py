@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from ldru_kernels import dropout as drop
 from ldru_kernels.folding import compute_dtype, num_folded, unpack
 from ldru_kernels.merge_rows import (
-    Products,
     Rows,
     Weights,
     add_gradients,
@@ -23,10 +22,11 @@ from ldru_kernels.merge_rows import (
     scratch_units,
 )
 from ldru_kernels.plan import ONE_EACH, Plan, Stage
+from ldru_kernels.products import Products
 
 # elements of one block of pairs: on a CPU its hidden layers, several times as large, stay in cache
 # (kernels/README.md has the measurement), on a GPU they stay below 2 GiB
-_BLOCK = {"cpu": 2**19, "cuda": 2**24}
+_BLOCK = {"cpu": 2**18, "cuda": 2**24}
 # rows whose products for the weights' gradients wait for more: fewer make slow products
 _MOST_WAITING = 2**10
 

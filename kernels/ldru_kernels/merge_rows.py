@@ -3,7 +3,7 @@
 `reference.parent_states` says what is computed; here the same steps write into buffers by name, and
 the vector-Jacobian products read them. kernels/README.md derives them. All tensors have a leading
 population P, and n rows: pairs [P, n, 2E], matrices [P, in, out]. "Hidden" is what a merge computes
-on its way and its backward pass needs, "scratch" what the backward pass adds to it.
+on its way and its backward pass needs, "scratch" the gradients on the way back.
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ class Operator(NamedTuple):
     """An operator on rows.
 
     ``hidden`` and ``scratch`` give widths in multiples of E. ``forward`` fills in the hidden rows
-    from "pairs", at last "merged". ``backward`` writes the gradient of the pairs to its last
-    argument, from "d_merged", and leaves in the scratch rows what ``affine`` names and what sums up
-    to the gradients of other vectors, by name in ``sums``.
+    from "pairs", at last "merged". ``prepare`` adds rows that the backward pass needs and that
+    depend on no gradient. ``backward`` writes the gradient of the pairs to its last argument, from
+    "d_merged", and leaves in the scratch rows what ``affine`` names. ``sums`` names rows whose
+    product sums up to the gradient of a vector.
     """
 
     hidden: dict[str, int]
     scratch: dict[str, int]
     affine: tuple[Affine, ...]
-    sums: dict[str, str]
+    sums: dict[str, tuple[str, ...]]
     forward: Callable[[Rows, Weights, Products], None]
+    prepare: Callable[[Rows], None]
     backward: Callable[[Rows, Weights, Products, Tensor], None]
 
 
@@ -56,8 +58,11 @@ def _mlp(x: Rows, w: Weights, p: Products) -> None:
     p.affine(x["gates"] * x["pairs"], w["v"], w["b"], x["merged"])
 
 
+def _mlp_prepare(x: Rows) -> None:
+    x["values"] = x["gates"] * x["pairs"]
+
+
 def _mlp_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
-    torch.mul(x["gates"], x["pairs"], out=x["values"])
     d_values = p.back(x["d_merged"], w["v"], x["d_values"])
     torch.mul(d_values, x["pairs"], out=x["d_gates"])
     _mask(p.back(x["d_gates"], w["w3"], x["d_second"]), x["second"])
@@ -72,11 +77,17 @@ def _grc(x: Rows, w: Weights, p: Products) -> None:
     keep_left, keep_right, write, content = x["cell"].chunk(4, dim=-1)
     total = torch.mul(keep_left.sigmoid(), left, out=x["total"])
     total.addcmul_(keep_right.sigmoid(), right).addcmul_(write.sigmoid(), content)
-    _norm(total, w["norm_weight"], w["norm_bias"], x["merged"])
+    normed = F.layer_norm(total, total.shape[-1:], eps=NORM_EPS)
+    torch.addcmul(w["norm_bias"], normed, w["norm_weight"], out=x["merged"])
+
+
+def _grc_prepare(x: Rows) -> None:
+    x["active"] = F.gelu(x["first"])
+    _prepare_norm(x, "total")
 
 
 def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
-    d_total = _norm_backward(x["d_merged"], x["total"], w["norm_weight"], x["d_norm"])
+    d_total = _norm_backward(x, "total", x["d_merged"], w["norm_weight"])
     left, right = x["pairs"].chunk(2, dim=-1)
     *gates, content = x["cell"].chunk(4, dim=-1)
     opened = [gate.sigmoid() for gate in gates]
@@ -87,9 +98,12 @@ def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
     torch.cat([*d_gates, d_total * opened[2]], dim=-1, out=x["d_cell"])
     d_active = p.back(x["d_cell"], w["w2"], x["d_first"])
     torch.ops.aten.gelu_backward.grad_input(d_active, x["first"], grad_input=d_active)
-    torch.ops.aten.gelu.out(x["first"], out=x["active_first"])
     d_pairs = p.back(x["d_first"], w["w1"], out)
     d_pairs += torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1)
+
+
+def _nothing_to_prepare(x: Rows) -> None:
+    pass
 
 
 def _gated_sum(x: Rows, w: Weights, p: Products) -> None:
@@ -125,58 +139,68 @@ def _elementwise_sum_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> 
 
 OPERATORS = {
     "elementwise_sum": Operator(
-        {"merged": 1}, {}, (), {}, _elementwise_sum, _elementwise_sum_backward
+        hidden={"merged": 1},
+        scratch={},
+        affine=(),
+        sums={},
+        forward=_elementwise_sum,
+        prepare=_nothing_to_prepare,
+        backward=_elementwise_sum_backward,
     ),
     "gated_sum": Operator(
-        {"gate": 1, "merged": 1},
-        {"d_gate": 1},
-        (Affine("weight", "bias", "pairs", "d_gate"),),
-        {},
-        _gated_sum,
-        _gated_sum_backward,
+        hidden={"gate": 1, "merged": 1},
+        scratch={"d_gate": 1},
+        affine=(Affine("weight", "bias", "pairs", "d_gate"),),
+        sums={},
+        forward=_gated_sum,
+        prepare=_nothing_to_prepare,
+        backward=_gated_sum_backward,
     ),
     "grc": Operator(
-        {"first": 4, "cell": 4, "total": 1, "merged": 1},
-        {"active_first": 4, "d_first": 4, "d_cell": 4, "d_norm": 1},
-        (
+        hidden={"first": 4, "cell": 4, "total": 1, "merged": 1},
+        scratch={"d_first": 4, "d_cell": 4},
+        affine=(
             Affine("w1", "b1", "pairs", "d_first"),
-            Affine("w2", "b2", "active_first", "d_cell"),
+            Affine("w2", "b2", "active", "d_cell"),
         ),
-        {"norm_weight": "d_norm", "norm_bias": "d_merged"},
-        _grc,
-        _grc_backward,
+        sums={"norm_weight": ("d_merged", "normed total"), "norm_bias": ("d_merged",)},
+        forward=_grc,
+        prepare=_grc_prepare,
+        backward=_grc_backward,
     ),
     "linear": Operator(
-        {"merged": 1},
-        {},
-        (Affine("weight", "bias", "pairs", "d_merged"),),
-        {},
-        _linear,
-        _linear_backward,
+        hidden={"merged": 1},
+        scratch={},
+        affine=(Affine("weight", "bias", "pairs", "d_merged"),),
+        sums={},
+        forward=_linear,
+        prepare=_nothing_to_prepare,
+        backward=_linear_backward,
     ),
     "mlp": Operator(
-        {"first": 2, "second": 4, "gates": 2, "merged": 1},
-        {"values": 2, "d_values": 2, "d_gates": 2, "d_second": 4, "d_first": 2},
-        (
+        hidden={"first": 2, "second": 4, "gates": 2, "merged": 1},
+        scratch={"d_values": 2, "d_gates": 2, "d_second": 4, "d_first": 2},
+        affine=(
             Affine("w1", "b1", "pairs", "d_first"),
             Affine("w2", "b2", "first", "d_second"),
             Affine("w3", "b3", "second", "d_gates"),
             Affine("v", "b", "values", "d_merged"),
         ),
-        {},
-        _mlp,
-        _mlp_backward,
+        sums={},
+        forward=_mlp,
+        prepare=_mlp_prepare,
+        backward=_mlp_backward,
     ),
 }
 
 # around the operator: node FFN with its residual, and layer norm
-_NODE_HIDDEN = {"active": 4, "summed": 1}
-_NODE_SCRATCH = {"pairs": 2, "d": 1, "d_scale": 1, "d_summed": 1, "d_active": 4, "d_merged": 1}
+_NODE_HIDDEN = {"inner": 4, "summed": 1}
+_NODE_SCRATCH = {"d": 1, "d_summed": 1, "d_inner": 4, "d_merged": 1}
 _NODE_AFFINE = (
-    Affine("node_ffn.w1", "node_ffn.b1", "merged", "d_active"),
-    Affine("node_ffn.w2", "node_ffn.b2", "active", "d_summed"),
+    Affine("node_ffn.w1", "node_ffn.b1", "merged", "d_inner"),
+    Affine("node_ffn.w2", "node_ffn.b2", "inner", "d_summed"),
 )
-_NODE_SUMS = {"node_norm.weight": "d_scale", "node_norm.bias": "d"}
+_NODE_SUMS = {"node_norm.weight": ("d", "normed summed"), "node_norm.bias": ("d",)}
 
 
 def hidden_units(operator: str) -> dict[str, int]:
@@ -192,21 +216,28 @@ def scratch_units(operator: str) -> dict[str, int]:
 def parents(operator: str, x: Rows, w: Weights, p: Products, out: Tensor | None) -> None:
     """Fill in the hidden rows from "pairs", and ``out`` [P, n, E], the parents before dropout."""
     OPERATORS[operator].forward(x, w, p)
-    p.affine(x["merged"], w["node_ffn.w1"], w["node_ffn.b1"], x["active"], relu=True)
-    p.affine(x["active"], w["node_ffn.w2"], w["node_ffn.b2"], x["summed"]).add_(x["merged"])
+    p.affine(x["merged"], w["node_ffn.w1"], w["node_ffn.b1"], x["inner"], relu=True)
+    p.affine(x["inner"], w["node_ffn.w2"], w["node_ffn.b2"], x["summed"]).add_(x["merged"])
     if out is not None:
-        _norm(x["summed"], w["node_norm.weight"], w["node_norm.bias"], out)
+        normed = F.layer_norm(x["summed"], x["summed"].shape[-1:], eps=NORM_EPS)
+        torch.addcmul(w["node_norm.bias"], normed, w["node_norm.weight"], out=out)
+
+
+def prepare_backward(operator: str, x: Rows) -> None:
+    """Add the rows that the backward pass needs and that depend on no gradient."""
+    _prepare_norm(x, "summed")
+    OPERATORS[operator].prepare(x)
 
 
 def parents_backward(operator: str, x: Rows, w: Weights, p: Products, out: Tensor) -> None:
     """Write the gradient of the pairs to ``out``, [P, n, 2E], from "d", that of the parents.
 
-    The scratch rows then have what `add_gradients` needs.
+    The rows then have what `add_gradients` needs.
     """
-    d_summed = _norm_backward(x["d"], x["summed"], w["node_norm.weight"], x["d_scale"])
+    d_summed = _norm_backward(x, "summed", x["d"], w["node_norm.weight"])
     x["d_summed"].copy_(d_summed)
-    _mask(p.back(d_summed, w["node_ffn.w2"], x["d_active"]), x["active"])
-    p.back(x["d_active"], w["node_ffn.w1"], x["d_merged"]).add_(d_summed)
+    _mask(p.back(d_summed, w["node_ffn.w2"], x["d_inner"]), x["inner"])
+    p.back(x["d_inner"], w["node_ffn.w1"], x["d_merged"]).add_(d_summed)
     OPERATORS[operator].backward(x, w, p, out)
 
 
@@ -218,12 +249,13 @@ def add_gradients(
     sums = op.sums | _NODE_SUMS
     for matrix in (*op.affine, *_NODE_AFFINE):
         p.outer(x[matrix.x], x[matrix.d], gradients[matrix.weight], adds=adds)
-        sums[matrix.bias] = matrix.d
-    for vector, name in sums.items():
+        sums[matrix.bias] = (matrix.d,)
+    for vector, names in sums.items():
+        rows = x[names[0]] if len(names) == 1 else x[names[0]] * x[names[1]]
         if adds:
-            gradients[vector] += x[name].sum(1, keepdim=True)
+            gradients[vector] += rows.sum(1, keepdim=True)
         else:
-            torch.sum(x[name], 1, keepdim=True, out=gradients[vector])
+            torch.sum(rows, 1, keepdim=True, out=gradients[vector])
 
 
 def _mask(d: Tensor, positive: Tensor) -> None:
@@ -231,19 +263,22 @@ def _mask(d: Tensor, positive: Tensor) -> None:
     torch.ops.aten.threshold_backward.grad_input(d, positive, 0, grad_input=d)
 
 
-def _norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-    normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
-    torch.addcmul(bias, normed, weight, out=out)
+def _prepare_norm(x: Rows, name: str) -> None:
+    normed, mean, scale = torch.native_layer_norm(x[name], x[name].shape[-1:], None, None, NORM_EPS)
+    x |= {f"normed {name}": normed, f"mean {name}": mean, f"scale {name}": scale}
 
 
-def _norm_backward(d: Tensor, x: Tensor, weight: Tensor, d_scale: Tensor) -> Tensor:
-    """Go back through a layer norm and return the gradient of x.
-
-    ``d_scale`` gets what sums up to the gradient of the weight.
-    """
-    normed, mean, scale = torch.native_layer_norm(x, x.shape[-1:], None, None, NORM_EPS)
-    torch.mul(d, normed, out=d_scale)
+def _norm_backward(x: Rows, name: str, d: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of rows from that of their norm times ``weight``."""
+    # torch reads the last two as if they were contiguous, which slices of a population are not
     d_x: Tensor = torch.ops.aten.native_layer_norm_backward(
-        d * weight, x, x.shape[-1:], mean, scale, None, None, [True, False, False]
+        d * weight,
+        x[name],
+        x[name].shape[-1:],
+        x[f"mean {name}"].contiguous(),
+        x[f"scale {name}"].contiguous(),
+        None,
+        None,
+        [True, False, False],
     )[0]
     return d_x

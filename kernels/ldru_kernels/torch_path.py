@@ -19,6 +19,7 @@ from ldru_kernels.merge_rows import (
     hidden_units,
     parents,
     parents_backward,
+    prepare_backward,
     scratch_units,
 )
 from ldru_kernels.plan import ONE_EACH, Plan, Stage
@@ -109,11 +110,11 @@ def forward(
     num_inputs = sum(stage.size for stage in inputs)
     with _matmul_precision(states, settings.operands):
         for block, rows in zip(blocks, rows_of, strict=True):
-            rows["pairs"] = _pairs(states, plan, block)
+            rows["pairs"] = _pairs(states, plan, [block])
             made = states.narrow(1, num_inputs + block.first, block.size)
             parents(settings.operator, rows, weights, products, made)
             if settings.dropout:
-                made *= _mask(seed, block, states, settings.dropout)
+                made *= _mask(seed, [block], states, settings.dropout)
     return list(hidden.values()) if settings.keeps_hidden else []
 
 
@@ -158,17 +159,22 @@ def backward(
         for window in reversed(windows):
             size = _num_rows(window)
             waiting = _first(own, size) | _narrow(kept_rows, window[0].first, size)
+            waiting["pairs"] = _pairs(states, plan, window)
+            if not kept:
+                # block by block, as in the forward pass: other shapes would round differently
+                for rows in _split(waiting, window):
+                    parents(settings.operator, rows, weights, products, None)
+            prepare_backward(settings.operator, waiting)
+            if settings.dropout:
+                waiting["mask"] = _mask(seed, window, states, settings.dropout)
             rows_of = list(_split(waiting, window))
             for block, rows in zip(reversed(window), reversed(rows_of), strict=True):
                 if block.last == block.level.first_merge + block.level.size:
                     d_level = reader.read(block.level)
-                _pairs(states, plan, block, out=rows["pairs"])
-                if not kept:
-                    parents(settings.operator, rows, weights, products, None)
                 begin = block.level.first_merge
                 d = d_level[:, block.first - begin : block.last - begin]
                 if settings.dropout:
-                    torch.mul(d, _mask(seed, block, states, settings.dropout), out=rows["d"])
+                    torch.mul(d, rows["mask"], out=rows["d"])
                 else:
                     rows["d"].copy_(d)
                 out = edges.narrow(1, num_results + 2 * block.first, 2 * block.size)
@@ -282,26 +288,23 @@ def _blocks(levels: list[Stage], states: Tensor) -> list[Block]:
     return blocks
 
 
-def _pairs(states: Tensor, plan: Plan, block: Block, out: Tensor | None = None) -> Tensor:
-    """Return the children of a block, left and right side by side, [P, n, 2E] in compute dtype."""
+def _pairs(states: Tensor, plan: Plan, blocks: list[Block]) -> Tensor:
+    """Return the children of blocks, left and right side by side, [P, n, 2E] in compute dtype."""
     population, _, width = states.shape
-    if block.level.first_child >= 0:
-        begin = block.level.first_child + 2 * (block.first - block.level.first_merge)
-        children = states.narrow(1, begin, 2 * block.size)
+    first, level, num_merges = blocks[0].first, blocks[0].level, _num_rows(blocks)
+    if len(blocks) == 1 and level.first_child >= 0:
+        begin = level.first_child + 2 * (first - level.first_merge)
+        children = states.narrow(1, begin, 2 * num_merges)
     else:
-        nodes = plan.children[block.first : block.last].flatten()
-        if out is not None and out.dtype == states.dtype:
-            torch.index_select(states, 1, nodes, out=out.view(population, -1, width))
-            return out
+        nodes = plan.children[first : first + num_merges].flatten()
         children = states.index_select(1, nodes)
-    pairs = children.reshape(population, block.size, 2 * width)
-    return pairs.to(compute_dtype(states.dtype)) if out is None else out.copy_(pairs)
+    return children.reshape(population, num_merges, 2 * width).to(compute_dtype(states.dtype))
 
 
-def _mask(seed: Tensor, block: Block, states: Tensor, dropout: float) -> Tensor:
-    """Return 0 or 1 / (1 - dropout) for every feature of the block's parents, [P, n, E]."""
+def _mask(seed: Tensor, blocks: list[Block], states: Tensor, dropout: float) -> Tensor:
+    """Return 0 or 1 / (1 - dropout) for every feature of the blocks' parents, [P, n, E]."""
     population, _, width = states.shape
-    merges = torch.arange(block.first, block.last, device=states.device)
+    merges = torch.arange(blocks[0].first, blocks[-1].last, device=states.device)
     kept = drop.is_kept(seed, population, merges, width, dropout)
     return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
 

@@ -4,6 +4,7 @@ Public: `tree_reduce`, `tree_reduce_tokens`, `prefix_scan`, `StreamingScan` and 
 take. What the ops mean stands in `reference`, their brackets in `schedule`.
 """
 
+from ldru_kernels.memory import keep_freed_memory
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
 from ldru_kernels.schedule import LONE_NODE_RULES
@@ -36,6 +37,7 @@ __all__ = [
     "Operator",
     "StreamingScan",
     "feed_forward",
+    "keep_freed_memory",
     "parent_states",
     "prefix_scan",
     "shapes",

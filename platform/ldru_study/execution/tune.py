@@ -28,6 +28,7 @@ import ray
 import torch
 from ray import tune
 
+from ldru_kernels import keep_freed_memory
 from ldru_study.errors import SpecError
 from ldru_study.execution.deaths import close_attempts
 from ldru_study.results.store import Store
@@ -128,6 +129,7 @@ def _start_ray(resources: ResourcesConfig, study: str) -> None:
 def _trial(config: dict[str, int], orders: Sequence[str], threads: int) -> None:
     # Tune calls this in a worker that is reused for many trials
     torch.set_num_threads(threads)
+    keep_freed_memory()
     work = Work.from_json(orders[config["number"]])
     outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}))
     tune.report({"outcome": asdict(outcome)})

@@ -1,0 +1,37 @@
+"""Freed memory stays with the process that asks for it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from ldru_kernels import keep_freed_memory
+if sys.argv[1] == "keeps":
+    assert keep_freed_memory()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+# several times 256 MiB in pieces that are above every threshold of the allocator
+for _ in range(4):
+    before = faults()
+    [torch.ones(2**24) for _ in range(4)]
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it speaks to glibc")
+def test_a_second_step_finds_the_pages_of_the_first():
+    def faults(how):
+        command = [sys.executable, "-c", SCRIPT, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    num_pages = 4 * 2**26 // 4096
+    assert faults("keeps") < num_pages / 20
+    assert faults("gives back") > num_pages / 20

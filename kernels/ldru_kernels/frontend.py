@@ -11,7 +11,7 @@ from ldru_kernels import torch_path
 from ldru_kernels.choice import choose_backend, choose_operands, keeps_hidden
 from ldru_kernels.dropout import new_seed
 from ldru_kernels.folding import compute_dtype
-from ldru_kernels.ops import merge_nodes
+from ldru_kernels.ops import run_plan
 from ldru_kernels.torch_path import Settings
 from ldru_kernels.weights import MergeWeights, listed, operator_name
 
@@ -61,15 +61,9 @@ def run(
         seed = new_seed(leaves.device)
     else:
         seed = torch.empty(0, dtype=torch.int64, device=leaves.device)
-    results: Tensor = merge_nodes(
-        leaves,
-        extra.to(dtype),
-        tensors,
-        seed,
-        plan,
-        *settings._replace(keeps_hidden=keeps),
-    )[0]
-    return results
+    return run_plan(
+        leaves, extra.to(dtype), tensors, seed, plan, settings._replace(keeps_hidden=keeps)
+    )
 
 
 def padding(weights: MergeWeights, leaves: Tensor) -> Tensor:

@@ -1,19 +1,20 @@
-"""The registered ops: opaque to autograd and to the compiler, one forward and one backward pass.
+"""One forward and one backward pass for any plan, as autograd and as a compiler want them.
 
-`merge_nodes` runs any plan on any states. `plan_tree`, `plan_scan` and `plan_tokens` make the plan
-inside a compiled graph, where the host may not look at lengths; sizes must then be known before,
-so that they are the largest possible.
+`run_plan` runs any plan on any states; for a compiler it is the registered op `merge_nodes`.
+`plan_tree`, `plan_scan` and `plan_tokens` make the plan inside a compiled graph, where the host may
+not look at lengths; sizes must then be known before, so that they are the largest possible.
 """
 
 from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ldru_kernels import torch_path
 from ldru_kernels.checks import check_lengths
@@ -28,6 +29,132 @@ from ldru_kernels.folding import (
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
 from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
 from ldru_kernels.torch_path import Settings
+
+# the results, and for the backward pass the states of all nodes, what `folding.fold` returned and
+# the hidden layers, of no use to anybody else
+Forward = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
+# gradients of the inputs, and of the weights as `folding.gradients_of` takes them
+Gradients = tuple[Tensor, Tensor, list[Tensor]]
+
+
+def run_plan(
+    leaves: Tensor,
+    extra: Tensor,
+    weights: list[Tensor],
+    seed: Tensor,
+    plan: list[Tensor],
+    settings: Settings,
+) -> Tensor:
+    """Run a plan and return its results, [P, R, E]; arguments as in `merge_nodes`.
+
+    The dispatcher costs a small batch a twentieth of its time, so only a compiler, or who else
+    brings tensors of its own kind, meets the registered op.
+    """
+    if torch.compiler.is_compiling() or type(leaves) is not Tensor:
+        compiled: Tensor = merge_nodes(leaves, extra, weights, seed, plan, *settings)[0]
+        return compiled
+    results: Tensor = _MergeNodes.apply(leaves, extra, seed, plan, settings, *weights)  # type: ignore[no-untyped-call]
+    return results
+
+
+def _forward(
+    leaves: Tensor,
+    extra: Tensor,
+    weights: list[Tensor],
+    seed: Tensor,
+    plan: list[Tensor],
+    settings: Settings,
+) -> Forward:
+    made = Plan(*plan)
+    population, num_leaves, width = leaves.shape
+    num_nodes = num_leaves + extra.shape[1] + len(made.children)
+    states = leaves.new_empty(population, num_nodes, width)
+    states[:, :num_leaves] = leaves
+    states[:, num_leaves : num_leaves + extra.shape[1]] = extra
+    with _without_autocast(leaves.device):
+        outer = fold(weights, settings.operator, leaves.dtype)
+        by_name = folded(weights, outer, settings.operator, leaves.dtype)
+        kept = _path(settings.backend).forward(states, by_name, seed, made, settings)
+    return states.index_select(1, made.results), states, outer, kept
+
+
+def _backward(
+    d_results: Tensor,
+    states: Tensor,
+    outer: list[Tensor],
+    kept: list[Tensor],
+    weights: list[Tensor],
+    seed: Tensor,
+    plan: list[Tensor],
+    settings: Settings,
+) -> Gradients:
+    with _without_autocast(states.device):
+        by_name = folded(weights, outer, settings.operator, states.dtype)
+        d_inputs, d_folded = _path(settings.backend).backward(
+            d_results, states, kept, by_name, seed, Plan(*plan), settings
+        )
+        return d_inputs, d_folded, unfold(d_folded, weights, settings.operator, states.dtype)
+
+
+class _Saved(NamedTuple):
+    """What a backward pass needs besides the settings, and how to save it as one row of tensors."""
+
+    states: Tensor
+    seed: Tensor
+    weights: list[Tensor]
+    plan: list[Tensor]
+    outer: list[Tensor]
+    kept: list[Tensor]
+
+    def save(self, ctx: Any) -> None:
+        """Leave it with autograd."""
+        ctx.sizes = [len(tensors) for tensors in self[2:]]
+        ctx.save_for_backward(*self[:2], *itertools.chain(*self[2:]))
+
+    @classmethod
+    def of(cls, ctx: Any) -> _Saved:
+        """Return what was saved."""
+        states, seed, *saved = ctx.saved_tensors
+        ends = itertools.accumulate(ctx.sizes)
+        lists = (saved[end - size : end] for size, end in zip(ctx.sizes, ends, strict=True))
+        return cls(states, seed, *lists)
+
+
+class _MergeNodes(torch.autograd.Function):
+    """`merge_nodes` without the dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        leaves: Tensor,
+        extra: Tensor,
+        seed: Tensor,
+        plan: list[Tensor],
+        settings: Settings,
+        *weights: Tensor,
+    ) -> Tensor:
+        results, states, outer, kept = _forward(leaves, extra, list(weights), seed, plan, settings)
+        _Saved(states, seed, list(weights), plan, outer, kept).save(ctx)
+        ctx.num_leaves, ctx.settings = leaves.shape[1], settings
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_results: Tensor) -> tuple[Any, ...]:
+        saved, settings = _Saved.of(ctx), ctx.settings
+        d_inputs, d_folded, d_outer = _backward(
+            d_results,
+            saved.states,
+            saved.outer,
+            saved.kept,
+            saved.weights,
+            saved.seed,
+            saved.plan,
+            settings,
+        )
+        d_leaves, d_extra = d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :]
+        d_weights = gradients_of(saved.weights, d_folded, d_outer, settings.operator)
+        return d_leaves, d_extra, None, None, None, *d_weights
 
 
 @torch.library.custom_op("ldru_kernels::merge_nodes", mutates_args=())
@@ -48,8 +175,7 @@ def merge_nodes(
     Args:
         leaves: the first inputs, [P, N - K, E].
         extra: the last K inputs, [P, K, E].
-        weights: the fields of operator, node FFN and norm, in this order; in another dtype than
-            the states they are rounded to theirs.
+        weights: of `weights.listed`; in another dtype than the states they are rounded to theirs.
         seed: of `dropout.new_seed`; not read without dropout.
         plan: the fields of a `Plan`.
         operator: the first field of `Settings`, which the others complete.
@@ -59,21 +185,10 @@ def merge_nodes(
         backend: see there.
 
     Returns:
-        The results [P, R, E], and for the backward pass the states of all nodes, what
-        `folding.fold` returned and the hidden layers, of no use to anybody else.
+        See `Forward`.
     """
-    made = Plan(*plan)
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    population, num_leaves, width = leaves.shape
-    num_nodes = num_leaves + extra.shape[1] + len(made.children)
-    states = leaves.new_empty(population, num_nodes, width)
-    states[:, :num_leaves] = leaves
-    states[:, num_leaves : num_leaves + extra.shape[1]] = extra
-    with _without_autocast(leaves.device):
-        outer = fold(weights, operator, leaves.dtype)
-        by_name = folded(weights, outer, operator, leaves.dtype)
-        kept = _path(backend).forward(states, by_name, seed, made, settings)
-    return states.index_select(1, made.results), states, outer, kept
+    return _forward(leaves, extra, weights, seed, plan, settings)
 
 
 @merge_nodes.register_fake
@@ -119,18 +234,9 @@ def merge_nodes_backward(
     keeps_hidden: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return gradients.
-
-    They are those of all inputs, [P, N, E], and of the weights as `folding.gradients_of` takes
-    them.
-    """
+    """Return `Gradients`."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    with _without_autocast(states.device):
-        by_name = folded(weights, outer, operator, states.dtype)
-        d_inputs, d_folded = _path(backend).backward(
-            d_results, states, kept, by_name, seed, Plan(*plan), settings
-        )
-        return d_inputs, d_folded, unfold(d_folded, weights, operator, states.dtype)
+    return _backward(d_results, states, outer, kept, weights, seed, plan, settings)
 
 
 @merge_nodes_backward.register_fake
@@ -167,17 +273,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -
     leaves, _, weights, seed, plan, *settings = inputs
     _, states, outer, kept = output
     ctx.set_materialize_grads(False)
-    lists = weights, plan, outer, kept
-    ctx.save_for_backward(states, seed, *(tensor for tensors in lists for tensor in tensors))
-    ctx.sizes = [len(tensors) for tensors in lists]
+    _Saved(states, seed, weights, plan, outer, kept).save(ctx)
     ctx.num_leaves, ctx.settings = leaves.shape[1], settings
 
 
-def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    states, seed, *saved = ctx.saved_tensors
-    ends = itertools.accumulate(ctx.sizes)
-    lists = (saved[end - size : end] for size, end in zip(ctx.sizes, ends, strict=True))
-    weights, plan, outer, kept = lists
+def _op_backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    states, seed, weights, plan, outer, kept = _Saved.of(ctx)
     # autograd wants an answer for every argument, in the arguments' own shape
     nothing = (None, [None] * len(plan), *(None for _ in ctx.settings))
     if d_results is None:
@@ -185,12 +286,11 @@ def _backward(ctx: Any, d_results: Tensor | None, *_: Any) -> tuple[Any, ...]:
     d_inputs, d_folded, d_outer = merge_nodes_backward(
         d_results, states, outer, kept, weights, seed, plan, *ctx.settings
     )
-    operator = ctx.settings[0]
-    d_weights = gradients_of(weights, d_folded, d_outer, operator)
+    d_weights = gradients_of(weights, d_folded, d_outer, ctx.settings[0])
     return d_inputs[:, : ctx.num_leaves], d_inputs[:, ctx.num_leaves :], d_weights, *nothing
 
 
-merge_nodes.register_autograd(_backward, setup_context=_setup_context)
+merge_nodes.register_autograd(_op_backward, setup_context=_setup_context)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.kernels.test_tree_reduce import random_leaves, random_weights, root_and_gradients
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ldru_kernels import LONE_NODE_RULES, OPERATORS, prefix_scan, tree_reduce, tree_reduce_tokens
 from ldru_kernels.ops import merge_nodes, tokens_plan, tree_plan
@@ -67,6 +68,22 @@ def test_the_op_keeps_its_promises():
         (*inputs, "mlp", 0.0, "ieee", True, "torch"),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
+
+
+def test_second_derivatives_are_refused():
+    leaves, weights = random_leaves(2, 5, 4), random_weights("mlp", 4)
+    roots = tree_reduce(leaves, weights)
+    (gradient,) = torch.autograd.grad(roots.square().sum(), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_fake_tensors_meet_the_registered_op():
+    weights, leaves = random_weights("mlp", 4), random_leaves(3, 9, 4)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        roots = tree_reduce(mode.from_tensor(leaves), weights, lengths=LENGTHS)
+    assert isinstance(roots, FakeTensor)
+    assert roots.shape == (3, 4)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -45,6 +45,8 @@ def _section(result: Result) -> str:
 
 def _table(rows: Rows) -> list[str]:
     """Return one line per case: ours, and how many times as long everybody else takes."""
+    # who was not measured comes last, and nowhere at all where nobody was
+    rows = sorted(rows, key=lambda row: "median_ms" not in row)
     names = list(dict.fromkeys(row["contender"] for row in rows))
     has_floors = any("of_matmul_rate" in row for row in rows)
     floors = [" of matmul rate |", " of copy rate |"] if has_floors else []
@@ -53,6 +55,8 @@ def _table(rows: Rows) -> list[str]:
     for case in dict.fromkeys(tuple(row[key] for key in _CASE) for row in rows):
         found = {row["contender"]: row for row in rows if tuple(row[key] for key in _CASE) == case}
         ours = found[names[0]]
+        if "median_ms" not in ours:
+            continue
         cells = [_name(ours), f"{_number(ours['median_ms'])} ms"]
         for name in names[1:]:
             median = found.get(name, {}).get("median_ms")
@@ -99,9 +103,12 @@ def figure(results: list[Result], path: Path) -> None:
                 label=f"ldru_kernels, {name}" if name in ("torch", "triton") else name,
             )
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(sorted({tokens for points in curves.values() for tokens, _ in points}))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_xlabel("tokens per sequence")
-        axes.set_ylabel("forward and backward, ns per token")
+        axes.set_ylabel("forward and backward, µs per token")
         row = next(row for row in result["rows"] if row["suite"] == "peers")
         axes.set_title(f"{result['device']}: E = {row['width']}, B = {row['batch']}", fontsize=10)
         axes.grid(which="major", alpha=0.25)
@@ -117,7 +124,7 @@ def _curves(rows: Rows) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row["suite"] == "peers" and row["op"] == "tree_reduce" and "median_ms" in row:
-            per_token = 1e6 * row["median_ms"] / (row["batch"] * row["tokens"])
+            per_token = 1e3 * row["median_ms"] / (row["batch"] * row["tokens"])
             curves.setdefault(row["contender"], []).append((row["tokens"], per_token))
     return curves
 

@@ -45,7 +45,7 @@ def tree_reduce(
             `torch.set_float32_matmul_precision` says.
         backend: "torch", "triton", or "auto" for the faster one by measurement.
         recompute: whether the backward pass computes hidden layers again instead of keeping
-            them: memory of a few states per token instead of about twenty, at 4/3 of the products.
+            them: memory of a few states per token instead of about sixteen, at 4/3 of the products.
             None keeps them up to 1 GiB.
 
     Returns:

@@ -194,3 +194,23 @@ def test_a_captured_graph_replays(backend):
     torch.cuda.synchronize()
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1][1], wanted[1][1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("population", [None, 2])
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_torch_backend_agrees_on_a_gpu(operator, population):
+    first = [] if population is None else [population]
+    weights = random_weights(operator, 16, "carry", population=population)
+    leaves = random_leaves(*first, 3, 33, 16)
+    arguments = {"lengths": torch.tensor([33, 1, 7]), "lone_node": "carry", "backend": "torch"}
+    wanted = root_and_gradients(tree_reduce, leaves, weights, **arguments)
+    there = type(weights)(
+        *(type(g)(*(t.detach().cuda().float().requires_grad_() for t in g)) for g in weights[:3])
+    )
+    there_leaves = leaves.detach().cuda().float().requires_grad_()
+    found = root_and_gradients(tree_reduce, there_leaves, there, precision="ieee", **arguments)
+    for name in wanted:
+        difference = (found[name].cpu().double() - wanted[name]).norm()
+        assert difference <= 1e-5 * wanted[name].norm(), name

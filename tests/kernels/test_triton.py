@@ -196,6 +196,17 @@ def test_rounded_operands(dtype, precision):
     compare(tree_reduce, leaves, weights, dtype=dtype, precision=precision, most=2e-2)
 
 
+def test_bfloat16_roots_of_a_deep_tree():
+    leaves, weights = case(32, 33)
+    leaves = leaves.detach().bfloat16().double()
+    weights = cast(cast(weights, torch.bfloat16, "cpu"), torch.float64, "cpu")
+    wanted = tree_reduce(leaves, weights)
+    found = tree_reduce(
+        leaves.to(DEVICE, torch.bfloat16), cast(weights, torch.bfloat16), backend="triton"
+    )
+    assert difference(found, wanted) <= 2e-2
+
+
 def away_from_kinks(weights):
     """Bias every hidden unit so much that rounding cannot switch a relu on or off."""
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -15,8 +15,8 @@ from torch import Tensor
 from ldru_kernels import dropout as drop
 from ldru_kernels import triton_kernels as kernels
 from ldru_kernels.folding import folded_layout
+from ldru_kernels.launches import Launch, Tile, Tiles, launches, tiles_for
 from ldru_kernels.merge_rows import Weights
-from ldru_kernels.phases import Phase
 from ldru_kernels.plan import Plan
 from ldru_kernels.torch_path import Reader, Settings
 
@@ -28,24 +28,8 @@ _DTYPES = {
 }
 # bytes of the tape, which is used again where it is too short for all merges
 _TAPE_BYTES = 2**28
-# programs that a launch should have, where it can choose: two per multiprocessor
-_NUM_PROGRAMS = 264
-
-
-class Tile(NamedTuple):
-    """How a kernel cuts its work: merges at a time, features of a hidden layer, Triton's warps."""
-
-    rows: int
-    block: int
-    warps: int
-
-
-class Config(NamedTuple):
-    """The tiles of the three kernels; the last has no hidden layers."""
-
-    forward: Tile
-    backward: Tile
-    sums: Tile
+# the interpreter has none, and takes its programs one by one
+_INTERPRETED_PROCESSORS = 4
 
 
 def interprets() -> bool:
@@ -53,79 +37,16 @@ def interprets() -> bool:
     return not isinstance(kernels.forward_kernel, triton.runtime.JITFunction)
 
 
-def choose_config(width: int, operands: str) -> Config:
-    """Return how to cut the work: the largest tiles that the compiler keeps in registers.
-
-    Read off the resource usage of the kernels compiled for compute capability 9.0, which
-    tests/kernels/test_compiled.py watches.
-    """
-    wide = triton.next_power_of_2(width)
-    if operands == "ieee":
-        tile = Tile(16, 16, 4 if wide <= 32 else 8)
-        return Config(tile, tile, Tile(32, 0, 4 if wide <= 64 else 8))
-    sums = Tile(32, 0, 4 if wide <= 64 else 8)
-    if wide <= 32:
-        tile = Tile(64, 32, 4 if wide == 16 else 8)
-        return Config(tile, tile, sums)
-    if wide == 64:
-        return Config(Tile(64 if operands != "tf32" else 32, 64, 8), Tile(32, 64, 8), sums)
-    return Config(Tile(16, 64, 8), Tile(16, 64, 8), sums)
-
-
-class Launch(NamedTuple):
-    """One launch over merges ``first`` up to ``last``; see `triton_kernels.forward_kernel`.
-
-    A program walks the levels of ``per_program`` groups of ``phase``, or takes as many merges of
-    one level where there is none.
-    """
-
-    first: int
-    last: int
-    num_programs: int
-    per_program: int
-    phase: Phase | None
-
-    def arguments(self) -> dict[str, Any]:
-        """Return what the kernels know of it."""
-        phase = self.phase or Phase(0, 1, 0, 0)
-        return {
-            "num_levels": phase.num_levels,
-            "num_groups": phase.num_groups,
-            "first_bound": phase.first_bound,
-            "first": self.first,
-            "last": self.last,
-            "per_program": self.per_program,
-            "GROUPED": self.phase is not None,
-        }
-
-
-def launches(plan: Plan, population: int, rows: int, most_merges: int) -> list[Launch]:
-    """Return the launches of a forward pass.
-
-    Args:
-        plan: to be run.
-        population: P.
-        rows: merges of a tile.
-        most_merges: that one launch may have.
-    """
-    sizes = plan.level_sizes
-    ends = [0, *itertools.accumulate(sizes)]
-    phases = {phase.first_level: phase for phase in plan.phase_list()}
-    found, level = [], 0
-    while level < len(sizes):
-        phase = phases.get(level)
-        last = ends[level + phase.num_levels] if phase else 0
-        if phase and last - ends[level] <= most_merges:
-            per_program = triton.cdiv(phase.num_groups * population, _NUM_PROGRAMS)
-            num_programs = triton.cdiv(phase.num_groups, per_program)
-            found.append(Launch(ends[level], last, num_programs, per_program, phase))
-            level += phase.num_levels
-            continue
-        for first in range(ends[level], ends[level + 1], most_merges):
-            last = min(first + most_merges, ends[level + 1])
-            found.append(Launch(first, last, triton.cdiv(last - first, rows), rows, None))
-        level += 1
+@lru_cache(maxsize=8)
+def _num_processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _INTERPRETED_PROCESSORS
+    found: int = torch.cuda.get_device_properties(device).multi_processor_count
     return found
+
+
+def _tiles_of(width: int, settings: Settings) -> Tiles:
+    return tiles_for(triton.next_power_of_2(width), settings.operands)
 
 
 def forward(
@@ -133,9 +54,9 @@ def forward(
 ) -> list[Tensor]:
     """Fill in the states of all parents; as `torch_path.forward`, but nothing is kept."""
     population, num_nodes, width = states.shape
-    tile = choose_config(width, settings.operands).forward
+    tiles = _tiles_of(width, settings).forward
     packed = _packed(folded, settings)
-    for launch in launches(plan, population, tile.rows, 2**31):
+    for launch in launches(plan, population, tiles, 2**31, _num_processors(states.device)):
         kernels.forward_kernel[(launch.num_programs, population)](
             states,
             packed,
@@ -146,7 +67,7 @@ def forward(
             num_nodes,
             packed.shape[1],
             **launch.arguments(),
-            **_constants(width, settings, tile),
+            **_constants(width, settings, launch.tile),
         )
     return []
 
@@ -162,7 +83,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the inputs and of ``folded``, as `torch_path.backward`."""
     population, num_nodes, width = states.shape
-    tile = choose_config(width, settings.operands).backward
+    tiles = _tiles_of(width, settings).backward
     operands = _packed(folded, settings)
     num_results, num_merges = d_results.shape[1], sum(plan.level_sizes)
     num_edges = num_results + 2 * len(plan.children)
@@ -170,10 +91,12 @@ def backward(
     edges[:, :num_results] = d_results
     row = kernels.UNITS.value * width
     tape_rows = _TAPE_BYTES // (row * population * operands.element_size())
-    tape_rows = max(tile.rows, min(tape_rows, num_merges))
+    tape_rows = max(tiles[-1].rows, min(tape_rows, num_merges))
     tape = operands.new_empty(population, tape_rows, row)
     weights = _WeightGradients(tape, operands.shape[1], width, settings)
-    for batch in _tapefuls(launches(plan, population, tile.rows, tape_rows), tape_rows):
+    num_processors = _num_processors(states.device)
+    launched = launches(plan, population, tiles, tape_rows, num_processors)
+    for batch in _tapefuls(launched, tape_rows):
         for launch in batch:
             kernels.backward_kernel[(launch.num_programs, population)](
                 states,
@@ -193,7 +116,7 @@ def backward(
                 batch[-1].first,
                 tape_rows,
                 **launch.arguments(),
-                **_constants(width, settings, tile),
+                **_constants(width, settings, launch.tile),
             )
         weights.add(batch[0].last - batch[-1].first)
     return Reader(edges, plan).read_inputs().to(states.dtype), weights.total()
@@ -226,7 +149,9 @@ class _WeightGradients:
     def __init__(self, tape: Tensor, num_weights: int, width: int, settings: Settings) -> None:
         self.tape, self.num_weights, self.width, self.settings = tape, num_weights, width, settings
         self.tiles = _tiles(width, str(tape.device))
-        num_splits = max(1, _NUM_PROGRAMS // (len(self.tiles) * len(tape)))
+        # two programs for every multiprocessor
+        num_programs = 2 * _num_processors(tape.device)
+        num_splits = max(1, num_programs // (len(self.tiles) * len(tape)))
         shape = len(tape), num_splits, num_weights
         self.partial = tape.new_zeros(shape, dtype=torch.float32)
 
@@ -234,7 +159,7 @@ class _WeightGradients:
         """Add the products of the first rows of the tape."""
         population, tape_rows, _ = self.tape.shape
         num_splits = self.partial.shape[1]
-        tile = choose_config(self.width, self.settings.operands).sums
+        tile = _tiles_of(self.width, self.settings).sums
         kernels.weight_gradients[(len(self.tiles), num_splits, population)](
             self.tape,
             self.partial,

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from ldru_kernels import triton_kernels as kernels
-from ldru_kernels.triton_path import choose_config
+from ldru_kernels.launches import tiles_for
 
 POINTERS = {
     "edges": "*fp32", "partial": "*fp32", "seed": "*i64", "tiles": "*i64", "children": "*i32",
@@ -42,16 +42,16 @@ def build(kernel, element, states, constants, tile):
 found = []
 for width, operands, element in json.loads(sys.argv[1]):
     wide = triton.next_power_of_2(width)
-    config = choose_config(width, operands)
+    tiles = tiles_for(wide, operands)
     precision = "tf32" if operands == "tf32" else "ieee"
     constants = {"E": width, "WIDE": wide, "PRECISION": precision, "GROUPED": True, "DROPS": True}
     for kernel, tile in (
-        (kernels.forward_kernel, config.forward), (kernels.backward_kernel, config.backward)
+        (kernels.forward_kernel, tiles.forward[-1]), (kernels.backward_kernel, tiles.backward[-1])
     ):
         sizes = {"ROWS": tile.rows, "BLOCK": tile.block}
         found.append(build(kernel, element, "*fp32", constants | sizes, tile))
-    sizes = {"E": width, "SIDE": wide, "ROWS": config.sums.rows, "PRECISION": precision}
-    found.append(build(kernels.weight_gradients, element, element, sizes, config.sums))
+    sizes = {"E": width, "SIDE": wide, "ROWS": tiles.sums.rows, "PRECISION": precision}
+    found.append(build(kernels.weight_gradients, element, element, sizes, tiles.sums))
 print(json.dumps(found))
 """
 

@@ -14,7 +14,7 @@ from tests.kernels.test_tree_reduce import random_leaves, random_weights, root_a
 from ldru_kernels import LONE_NODE_RULES, MergeWeights, prefix_scan, tree_reduce, tree_reduce_tokens
 
 pytest.importorskip("triton")
-from ldru_kernels import choice, phases, torch_path, triton_path
+from ldru_kernels import choice, launches, phases, torch_path, triton_path
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -23,10 +23,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def few_programs(monkeypatch):
     """Let the interpreter, where a program takes milliseconds, run as few of them as will do."""
     if DEVICE == "cpu":
-        tile = triton_path.Tile(rows=32, block=64, warps=4)
-        config = triton_path.Config(tile, tile, tile)
-        monkeypatch.setattr(triton_path, "choose_config", lambda width, operands: config)
-        monkeypatch.setattr(triton_path, "_NUM_PROGRAMS", 3)
+        tile = launches.Tile(rows=32, block=64, warps=4)
+        tiles = launches.Tiles((tile,), (tile,), tile)
+        monkeypatch.setattr(triton_path, "tiles_for", lambda wide, operands: tiles)
+        monkeypatch.setattr(triton_path, "_num_processors", lambda device: 3)
 
 
 def cast(weights, dtype, device=DEVICE):
@@ -133,10 +133,10 @@ def all_levels_in_one_launch(monkeypatch):
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
-@pytest.mark.parametrize("programs", [2, 66])
+@pytest.mark.parametrize("processors", [1, 33])
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
-def test_all_levels_in_one_launch(lone_node, programs, monkeypatch):
-    monkeypatch.setattr(triton_path, "_NUM_PROGRAMS", programs)
+def test_all_levels_in_one_launch(lone_node, processors, monkeypatch):
+    monkeypatch.setattr(triton_path, "_num_processors", lambda device: processors)
     leaves, weights = case(16, 19, lone_node=lone_node, batch=4)
     lengths = torch.tensor([19, 1, 7, 16])
     compare(tree_reduce, leaves, weights, lengths=lengths, lone_node=lone_node)

@@ -86,6 +86,16 @@ def test_every_width(width):
     compare(tree_reduce, *case(width, 7), lengths=torch.tensor([7, 4]))
 
 
+@pytest.mark.parametrize(
+    ("width", "precision", "most"), [(64, "bf16", 2e-2), (48, "tf32", 1e-3), (128, "ieee", 1e-5)]
+)
+def test_the_tiles_of_a_gpu(width, precision, most, monkeypatch):
+    monkeypatch.setattr(triton_path, "tiles_for", launches.tiles_for)
+    leaves, weights = case(width, 4, batch=12)
+    weights = cast(away_from_kinks(weights), torch.float64, "cpu")
+    compare(tree_reduce, leaves, weights, precision=precision, most=most)
+
+
 @pytest.mark.parametrize("inclusive", [True, False])
 def test_scans(inclusive):
     leaves, weights = case(16, 21, batch=3)

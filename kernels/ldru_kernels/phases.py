@@ -67,7 +67,8 @@ def find_phases(
         num_sequences >= _FEWEST_SEQUENCES
         and schedule.num_merges <= _LONGEST_SEQUENCE * num_sequences
     )
-    if is_short and all(level.is_sorted for level in levels):
+    # a batch of single tokens has no levels, hence no phase
+    if levels and is_short and all(level.is_sorted for level in levels):
         found = [(levels, bits)]
     else:
         found = list(_runs(levels, places))

@@ -146,6 +146,20 @@ def test_one_token_is_its_own_root():
     assert torch.equal(tree_reduce(leaves, random_weights("mlp", 4), dropout=0.5), leaves[:, 0])
 
 
+@pytest.mark.parametrize("num_tokens", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("name", ["tree_reduce", "prefix_scan", "tree_reduce_tokens"])
+def test_batches_of_any_size(name, batch, num_tokens):
+    table, weights = random_leaves(2, 4), random_weights("mlp", 4)
+    tokens = torch.arange(batch * num_tokens).view(batch, num_tokens) % 2
+    inputs = (table, tokens) if name == "tree_reduce_tokens" else (table[tokens],)
+    found = getattr(ldru_kernels, name)(*inputs, weights)
+    definition = getattr(reference, name.removesuffix("_tokens"))
+    torch.testing.assert_close(found, definition(table[tokens], weights))
+    found.sum().backward()
+    assert table.grad.isfinite().all()
+
+
 def test_dropout_zeroes_or_scales_parents():
     weights = random_weights("mlp", 8)
     leaves = random_leaves(200, 2, 8)

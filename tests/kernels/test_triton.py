@@ -73,6 +73,10 @@ def test_every_length(num_tokens):
     compare(tree_reduce, *case(16, num_tokens))
 
 
+def test_many_sequences_of_one_token():
+    compare(tree_reduce, *case(16, 1, batch=64))
+
+
 @pytest.mark.parametrize("population", [1, 3])
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
 def test_every_rule_with_mixed_lengths(lone_node, population):

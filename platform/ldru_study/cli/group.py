@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FAILED = 4
+BUDGET = 5
+UNREACHABLE = 6
 INTERRUPTED = 130
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ldru_study.spec.plan import PlannedTrial, StudyPlan
+from ldru_study.spec.plan import CellPlan, StudyPlan
 from ldru_study.training.work import Outcome, Progress, Work
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
         plan: every trial of the study, also those that are done.
         console: where to; a live table when it is a terminal, otherwise a line per event.
         clock: seconds that only grow.
+        num_seeds: trials that follow in a cell once its search is over.
     """
 
     def __init__(
@@ -101,25 +102,30 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
         plan: StudyPlan,
         console: Console,
         clock: Callable[[], float] = time.monotonic,
+        num_seeds: int = 0,
     ) -> None:
         self.console, self.clock = console, clock
         self.begun = self.last_line = clock()
         self.cells: dict[str, CellProgress] = {}
-        self.cell_of: dict[str, CellProgress] = {}
-        for trial in plan.trials:
-            self._add(trial)
+        for planned in plan.cells:
+            self._add(planned, num_seeds)
         self.num_over = 0
-        self.num_to_run = len(plan.to_run)
+        self.num_to_run = sum(cell.num_left for cell in self.cells.values())
         self._most_at_once = 1
         self._live: AbstractContextManager[object] | None = None
 
-    def _add(self, trial: PlannedTrial) -> None:
-        cell = self.cells.setdefault(trial.cell.key, CellProgress(trial.cell.key, 0))
-        cell.num_trials += 1
-        cell.num_done += trial.state == "done"
-        cell.num_failed += trial.state == "diverged"
-        cell.num_left += trial.state in ("train", "evaluate")
-        self.cell_of[trial.trial_id] = cell
+    def _add(self, planned: CellPlan, num_seeds: int) -> None:
+        cell = self.cells.setdefault(planned.cell.key, CellProgress(planned.cell.key, 0))
+        for trial in planned.trials:
+            cell.num_trials += 1
+            cell.num_done += trial.state in ("done", "pruned")
+            cell.num_failed += trial.state in ("diverged", "failed")
+            cell.num_left += trial.state in ("train", "evaluate")
+        search = planned.search
+        if search is not None and not search.is_over:
+            to_come = search.num_trials - len(search.suggestions) + num_seeds
+            cell.num_trials += to_come
+            cell.num_left += to_come
 
     def __enter__(self) -> StudyProgress:
         """Begin to show."""
@@ -147,7 +153,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
 
     def started(self, work: Work) -> None:
         """An attempt began."""
-        cell = self.cell_of[work.config.trial_id]
+        cell = self._cell(work)
         cell.running[work.config.trial_id] = _Running(self.clock())
         at_once = sum(len(other.running) for other in self.cells.values())
         self._most_at_once = max(self._most_at_once, at_once)
@@ -155,7 +161,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
     def progressed(self, work: Work, progress: Progress) -> None:
         """A trial is further on."""
         trial_id = work.config.trial_id
-        cell = self.cell_of[trial_id]
+        cell = self._cell(work)
         running = cell.running.setdefault(trial_id, _Running(self.clock()))
         if running.first_step is None:
             # the rate counts from here: building the model is no training
@@ -169,11 +175,15 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
     def ended(self, work: Work, outcome: Outcome) -> None:
         """A trial is over, well or not."""
         trial_id = work.config.trial_id
-        cell = self.cell_of[trial_id]
+        cell = self._cell(work)
         cell.running.pop(trial_id, None)
         cell.num_left -= 1
         self.num_over += 1
-        if outcome.state == "done":
+        if outcome.state == "pruned":
+            cell.num_done += 1
+            if not self.console.is_terminal:
+                self._line(f"{self._name(work)} {outcome.message}")
+        elif outcome.state == "done":
             cell.num_done += 1
             cell.seconds.append(outcome.seconds)
             accuracy = cell.accuracies.get(trial_id)
@@ -184,6 +194,10 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
         else:
             cell.num_failed += 1
             self._line(f"{self._name(work)} failed ({outcome.cause}): {outcome.message}")
+
+    def said(self, text: str) -> None:
+        """Something else is worth knowing."""
+        self._line(text)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the end, or None while a cell has not been tried."""
@@ -230,8 +244,13 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
         # as it is: names in brackets are no markup, and a log has no width
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def _cell(self, work: Work) -> CellProgress:
+        return self.cells.setdefault(work.cell, CellProgress(work.cell, 0))
+
     def _name(self, work: Work) -> str:
-        return f"{self.cell_of[work.config.trial_id].key} seed {work.config.seed}"
+        if work.suggestion is not None:
+            return f"{work.cell} search {work.suggestion}"
+        return f"{work.cell} seed {work.config.seed}"
 
 
 def duration(seconds: float) -> str:

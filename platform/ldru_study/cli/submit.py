@@ -1,4 +1,4 @@
-"""`submit`: run what is missing of a study, then say what holds."""
+"""`submit`: run what is missing of a study, here or on a cluster, then say what holds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 
 from ldru_study.cli.analysis import print_verdicts
 from ldru_study.cli.group import (
+    BUDGET,
     FAILED,
     INTERRUPTED,
-    console,
     json_option,
     say,
     spec_argument,
@@ -21,6 +21,7 @@ from ldru_study.cli.group import (
 
 if TYPE_CHECKING:
     from ldru_study.execution.submit import Submission
+    from ldru_study.execution.tune import RunResult
 
 
 @click.command()
@@ -28,62 +29,135 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 @click.option(
+    "--address",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    metavar="ADDRESS",
+    help="Where to run: 'local' (default) for this machine, http://HEAD:8265 to send it to a "
+    "cluster as a job, 'auto' when this is a machine of the cluster.",
+)
+@click.option(
+    "--no-wait", is_flag=True, help="With http://...: return once the cluster has the job."
+)
+@click.option(
+    "--down-when-done",
+    is_flag=True,
+    help="With http://...: take the cluster of `ray up` down when the study is over.",
+)
+@click.option("--fail-fast", is_flag=True, help="Stop at the first trial that fails.")
+@click.option(
     "--retry-diverged",
     is_flag=True,
     help="Train trials again whose training ended in NaN; it would end so again unless the code "
     "has changed.",
 )
 def submit(
-    spec: Path, changes: tuple[str, ...], store_uri: str, as_json: bool, retry_diverged: bool
+    spec: Path,
+    changes: tuple[str, ...],
+    store_uri: str,
+    as_json: bool,
+    address: str | None,
+    **flags: bool,
 ) -> None:
     """Run what is missing of a study, then print a verdict for every cell.
 
     What the store holds already is never done again: the same command continues after any
     interruption, evaluates new multiples on saved weights, and trains only new seeds.
 
-    Exits with 4 when a trial failed, with 130 when it was interrupted.
+    Exits with 4 when a trial failed, with 5 when the budget is spent, with 6 when the cluster
+    cannot be reached, with 130 when it was interrupted.
 
     \b
     Example: ldru-study submit study_specs/quick.yaml --set seeds=5
+    Example: ldru-study submit study_specs/length_sweep.yaml --address http://127.0.0.1:8265 \\
+               --store s3://bucket/studies --no-wait
     """
     from ldru_study.execution.submit import prepare
     from ldru_study.results.store import Store
     from ldru_study.spec.study import load_study
 
+    where = _where(address, flags)
     study = load_study(spec, changes)
     store = Store(store_uri)
-    submission = prepare(study, store, sys.argv[1:], retry_diverged=retry_diverged)
-    _announce(submission)
-    if submission.plan.to_run and not _run(submission):
-        left = len(submission.remaining().to_run)
-        say(f"Interrupted with {left} trials left. The same command continues.")
-        sys.exit(INTERRUPTED)
-    is_whole = print_verdicts(store, study.name, as_json=as_json)
-    sys.exit(0 if is_whole else FAILED)
+    if where == "job":
+        from ldru_study.cli.remote import submit_remotely
+
+        sys.exit(submit_remotely(study, store, str(address), as_json=as_json, flags=flags))
+    submission = prepare(study, store, sys.argv[1:], retry_diverged=flags["retry_diverged"])
+    sys.exit(run_here(submission, as_json=as_json, fail_fast=flags["fail_fast"], address=where))
 
 
-def _announce(submission: Submission) -> None:
+def _where(address: str | None, flags: dict[str, bool]) -> str | None:
+    """Return None for this machine, 'job', or the address of the cluster that this is part of."""
+    if address and address.startswith(("http://", "https://")):
+        return "job"
+    for flag in ("no_wait", "down_when_done"):
+        if flags[flag]:
+            name = flag.replace("_", "-")
+            raise click.UsageError(
+                f"--{name} is for a cluster. Give its --address http://HEAD:8265 too."
+            )
+    if address is None or address == "local":
+        return None
+    if address.startswith("ray://"):
+        raise click.UsageError(
+            f"--address {address}: Ray Client is not supported. Give the address of the "
+            "dashboard instead: http://HEAD:8265."
+        )
+    return address
+
+
+def run_here(
+    submission: Submission,
+    *,
+    as_json: bool,
+    fail_fast: bool,
+    address: str | None,
+    job: tuple[str, str] = ("", ""),
+) -> int:
+    """Run a submission in this process, print what came of it and return the exit code."""
+    announce(submission)
+    result = None
+    if not submission.plan.is_complete:
+        from ldru_study.cli.run import run_submission
+
+        result = run_submission(submission, fail_fast=fail_fast, address=address, job=job)
+    return conclude(submission, result, as_json=as_json)
+
+
+def announce(submission: Submission) -> None:
+    """Say what a submission is about to do."""
     plan, name = submission.plan, submission.spec.name
     to_train, to_evaluate = (len(plan.in_state(state)) for state in ("train", "evaluate"))
     say(
         f"{name}: {len(plan.trials)} trials in {len(submission.spec.cells)} cells; "
         f"{to_train} to train, {to_evaluate} to evaluate. Store: {submission.store.uri}"
     )
+    if searches := plan.open_searches:
+        left = sum(search.num_trials - len(search.suggestions) for search in searches)
+        say(f"  {len(searches)} cells are searched first, with {left} more settings.")
     if diverged := len(plan.in_state("diverged")):
         say(f"  {diverged} diverged before and are left alone; --retry-diverged tries again.")
     if running := len(plan.in_state("running")):
         say(f"  {running} run under another submit and are left to it.")
 
 
-def _run(submission: Submission) -> bool:
-    """Run the missing trials; False when the user interrupted."""
-    from ldru_study.cli.progress import StudyProgress
-    from ldru_study.execution.submit import works_of
-
-    # only now: a finished study needs neither Ray nor torch
-    from ldru_study.execution.tune import run_trials
-
-    file, works = submission.spec.file, works_of(submission)
-    with StudyProgress(submission.plan, console(err=True)) as progress:
-        result = run_trials(works, file.resources, retries=file.retries, listener=progress)
-    return len(result.done) + len(result.failed) == len(works)
+def conclude(submission: Submission, result: RunResult | None, *, as_json: bool) -> int:
+    """Print the verdicts of a run that was not interrupted, and return the exit code."""
+    reason = result.reason if result else None
+    if result is not None and reason in ("interrupted", "stopped"):
+        left = submission.remaining()
+        searching = ", and searches go on" if left.open_searches else ""
+        say(
+            f"{reason.capitalize()} with {len(left.to_run)} trials left{searching}. "
+            "The same command continues."
+        )
+        return INTERRUPTED
+    is_whole = print_verdicts(submission.store, submission.spec.name, as_json=as_json)
+    if result is not None and reason == "budget":
+        say(f"Stopped: {result.message}. Raise it, and the same command continues.")
+        return BUDGET
+    if result is not None and reason == "failed":
+        say(f"Stopped: {result.message}. The same command continues.")
+        return FAILED
+    return 0 if is_whole else FAILED

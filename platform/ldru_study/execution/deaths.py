@@ -1,12 +1,73 @@
-"""Close the record of attempts whose process is gone and could not do it itself."""
+"""Close the record of attempts whose process is gone, and say why it is."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
 
+import ray
+
 from ldru_study.results.facts import read_facts
+from ldru_study.results.schema import TABLES
 from ldru_study.results.store import Store
+from ldru_study.training.failures import BUG, NODE_LOST, OUT_OF_MEMORY, PREEMPTED, WORKER_DIED
+from ldru_study.training.work import Work
+
+_WORDS = (
+    # Ray's own words for what befell an actor; the first that is found is the cause
+    (PREEMPTED, ("preempted",), "its machine was taken away"),
+    (
+        NODE_LOST,
+        ("node was terminated", "node died", "node is dead", "node failure"),
+        "its machine was lost",
+    ),
+    (
+        OUT_OF_MEMORY,
+        ("OutOfMemory", "low on memory", "memory pressure"),
+        "its machine ran out of memory, and Ray ended it",
+    ),
+)
+_DIED = "the worker process died; killed for memory, by hand or with its machine"
+
+
+def cause_of_death(error: BaseException | None) -> tuple[str, str]:
+    """Return the cause for which a trial is gone that could not record it, and a message.
+
+    Args:
+        error: what Ray says of it; None when it says nothing.
+    """
+    is_gone = error is None or isinstance(error, ray.exceptions.RayError)
+    if is_gone and not isinstance(error, ray.exceptions.RayTaskError):
+        text = str(error)
+        if getattr(error, "preempted", False):
+            return PREEMPTED, "its machine was taken away"
+        for cause, words, message in _WORDS:
+            if any(word.lower() in text.lower() for word in words):
+                return cause, message
+        return WORKER_DIED, _DIED
+    return BUG, str(error).strip().splitlines()[-1]
+
+
+def close_attempt(
+    store: Store, work: Work, attempt_id: str, *, state: str, message: str, step: int
+) -> None:
+    """Write the end of an attempt that was ended from outside while it was well.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    trial_id = work.config.trial_id
+    row = dict.fromkeys(TABLES["attempts"].names) | {
+        "trial_id": trial_id,
+        "attempt_id": attempt_id,
+        "study": work.study,
+        "event": "end",
+        "state": state,
+        "message": message,
+        "step": step,
+        "at": datetime.datetime.now(datetime.UTC),
+    }
+    store.commit("attempts", f"{trial_id}-{attempt_id}-end", [row])
 
 
 def close_attempts(

@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ldru_study.results.facts import read_facts
 from ldru_study.results.heartbeat import forget_dead
 from ldru_study.results.provenance import provenance
-from ldru_study.results.store import Store
-from ldru_study.spec.plan import StudyPlan, plan_study
+from ldru_study.results.searches import holdings_for
+from ldru_study.results.store import Store, new_attempt_id
+from ldru_study.spec.plan import CellPlan, PlannedTrial, StudyPlan, plan_study
 from ldru_study.spec.resolved import resolved
 from ldru_study.spec.study import StudySpec
 from ldru_study.training.work import Work
 
 
-@dataclass(frozen=True)
+@dataclass
 class Submission:
     """A study that is ready to run: its plan, and what was recorded of the request."""
 
     spec: StudySpec
     store: Store
     plan: StudyPlan
+    submission_id: str
     revision: str
 
     def remaining(self) -> StudyPlan:
         """Plan again with what the store holds by now."""
-        return plan_study(self.spec, read_facts(self.store).holdings)
+        return plan_study(self.spec, holdings_for(self.store, read_facts(self.store), self.spec))
+
+    def replan(self, planned: CellPlan) -> None:
+        """Put a cell's new plan in place of its old one, here and in the store.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self.plan = self.plan.with_cell(planned)
+        record = _json(resolved(self.spec, self.plan))
+        self.store.save_study(self.spec.name, {"resolved.json": record})
 
 
 def prepare(
@@ -47,8 +60,10 @@ def prepare(
         StoreError: the store cannot be read or written.
     """
     forget_dead(store)
-    plan = plan_study(spec, read_facts(store).holdings, retry_diverged=retry_diverged)
-    record = provenance(command)
+    held = holdings_for(store, read_facts(store), spec)
+    plan = plan_study(spec, held, retry_diverged=retry_diverged)
+    submission_id = new_attempt_id()
+    record = provenance(command) | {"submission_id": submission_id}
     earlier = store.provenance(spec.name)["submissions"] if spec.name in store.studies() else []
     store.save_study(
         spec.name,
@@ -59,30 +74,30 @@ def prepare(
             "resolved.json": _json(resolved(spec, plan)),
         },
     )
-    return Submission(spec, store, plan, record["revision"])
+    return Submission(spec, store, plan, submission_id, record["revision"])
 
 
 def _json(content: object) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def works_of(submission: Submission) -> list[Work]:
-    """Return what is to be done, the first seed of every cell first."""
+def work_of(
+    submission: Submission, trial: PlannedTrial, *, report_steps: tuple[int, ...] = ()
+) -> Work:
+    """Return the order to do what is missing of a trial."""
     file = submission.spec.file
-    # every cell shows its first curve as early as possible
-    rank = {seed: number for number, seed in enumerate(file.seeds)}
-    ordered = sorted(submission.plan.to_run, key=lambda trial: rank[trial.config.seed])
-    return [
-        Work(
-            config=trial.config,
-            questions=trial.missing,
-            study=submission.spec.name,
-            store=submission.store.uri,
-            device="cuda" if file.resources.gpus else "cpu",
-            validation_strings=file.evaluate.validation_strings,
-            checkpoint_every_s=file.checkpoint_every_s,
-            driver_pid=os.getpid(),
-            revision=submission.revision,
-        )
-        for trial in ordered
-    ]
+    return Work(
+        config=trial.config,
+        questions=trial.missing,
+        study=submission.spec.name,
+        store=submission.store.uri,
+        cell=trial.cell.key,
+        suggestion=trial.suggestion,
+        device="cuda" if file.resources.gpus else "cpu",
+        validation_strings=file.evaluate.validation_strings,
+        checkpoint_every_s=file.checkpoint_every_s,
+        driver_pid=os.getpid(),
+        driver_host=socket.gethostname(),
+        revision=submission.revision,
+        report_steps=report_steps,
+    )

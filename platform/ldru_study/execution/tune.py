@@ -1,4 +1,4 @@
-"""Ray Tune as the engine: every trial of a study in one Tuner, on this machine.
+"""Ray Tune as the engine: every trial of a study in one Tuner, on this machine or on a cluster.
 
 Tune schedules, packs and restarts; it decides nothing and remembers nothing. Each trial keeps its
 own records and checkpoints in the store, so Tune's state is thrown away when the run is over.
@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,22 +21,26 @@ os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 # Tune's own snapshots serve nobody here
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
+# a trial more than can run at once: who gets a worker that is free need not be made first
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "2")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import torch
 from ray import tune
+from ray.tune.search import Searcher
 
 from ldru_kernels import keep_freed_memory
 from ldru_study.errors import SpecError
-from ldru_study.execution.deaths import close_attempts
+from ldru_study.execution.agenda import Agenda
+from ldru_study.execution.brake import Brake, Reason
+from ldru_study.execution.deaths import cause_of_death, close_attempt, close_attempts
+from ldru_study.execution.scheduler import CellSchedulers
 from ldru_study.results.store import Store
 from ldru_study.spec.study import ResourcesConfig
 from ldru_study.training.attempt import run_attempt
-from ldru_study.training.failures import BUG, INTERRUPTED, WORKER_DIED
+from ldru_study.training.failures import INTERRUPTED
 from ldru_study.training.work import Outcome, Progress, Work
-
-_DIED = "the worker process died; killed for memory, by hand or with its machine"
 
 
 class Listener(Protocol):
@@ -52,140 +55,262 @@ class Listener(Protocol):
     def ended(self, work: Work, outcome: Outcome) -> None:
         """A trial is over, well or not."""
 
+    def said(self, text: str) -> None:
+        """Something else is worth knowing."""
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of the trials; those in neither list were interrupted."""
+    """What became of the trials, and why the run ended before all of them were over.
+
+    ``reason`` is None when nothing is left to do.
+    """
 
     done: tuple[str, ...]
+    pruned: tuple[str, ...]
     failed: tuple[str, ...]
+    reason: Reason | None
+    message: str
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes about it.
+
+    Args:
+        resources: what one trial takes; fractions share a core or a GPU.
+        retries: further attempts after the process of a trial died.
+        fail_fast: stop at the first trial that fails.
+        address: ``auto`` for the cluster that this process is part of, None for this machine.
+    """
+
+    resources: ResourcesConfig
+    retries: int = 0
+    fail_fast: bool = False
+    address: str | None = None
 
 
 def run_trials(
-    works: Sequence[Work], resources: ResourcesConfig, *, retries: int, listener: Listener
+    agenda: Agenda, store: Store, options: RunOptions, *, brake: Brake, listener: Listener
 ) -> RunResult:
-    """Run every trial on this machine and return when all are over or Ctrl-C was pressed.
+    """Run what the agenda hands out and return when all is over, or the brake was pulled.
 
     Args:
-        works: what to do, in order.
-        resources: what one trial takes; fractions share a core or a GPU.
-        retries: further attempts after the process of a trial died.
+        agenda: what to do, in order.
+        store: where the trials keep their records.
+        options: how.
+        brake: ends the run early; also pulled by Ctrl-C.
         listener: told of everything as it happens.
 
     Raises:
         SpecError: one trial asks for more than this machine has.
     """
-    _start_ray(resources, works[0].study)
+    _start_ray(options, listener)
     # a polite kill ends as Ctrl-C does; Ray's own handler would leave without a word
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     scratch = tempfile.mkdtemp(prefix="ldru-study-")
-    relay = _Relay(works, listener)
+    orders = _Orders(agenda, options)
+    relay = _Relay(orders, store, options, brake, listener)
+    resources = options.resources
     try:
-        orders = [work.to_json() for work in works]
-        trainable = tune.with_parameters(_trial, orders=orders, threads=max(1, int(resources.cpus)))
         tune.Tuner(
-            tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-            param_space={"number": tune.grid_search(list(range(len(works))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, num_samples=1),
+            tune.with_resources(_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=orders,
+                scheduler=CellSchedulers(relay.stops, brake),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[relay],
-                failure_config=tune.FailureConfig(max_failures=retries),
+                failure_config=tune.FailureConfig(max_failures=options.retries),
             ),
         ).fit()
+    except KeyboardInterrupt:
+        brake.pull_quietly("interrupted", "it was interrupted")
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
-    over = {*relay.done, *relay.failed}
-    if open_trials := {work.config.trial_id for work in works} - over:
-        close_attempts(
-            Store(works[0].store),
-            open_trials,
-            state="interrupted",
-            cause=INTERRUPTED,
-            message="the study was interrupted",
-        )
-    return RunResult(tuple(relay.done), tuple(relay.failed))
+    return relay.result()
 
 
-def _start_ray(resources: ResourcesConfig, study: str) -> None:
+def _start_ray(options: RunOptions, listener: Listener) -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # "local" also when RAY_ADDRESS names a cluster: this function is for this machine
-    ray.init(
-        address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if options.address is None:
+        # "local" also when RAY_ADDRESS names a cluster: this is for this machine
+        ray.init(address="local", include_dashboard=False, **quiet)
+    else:
+        ray.init(address=options.address, **quiet)
     here = ray.cluster_resources()
     for field, unit in (("cpus", "CPU"), ("gpus", "GPU")):
-        wanted, held = getattr(resources, field), here.get(unit, 0)
-        if wanted > held:
+        wanted, held = getattr(options.resources, field), here.get(unit, 0)
+        if wanted <= held:
+            continue
+        problem = f"resources.{field}: a trial wants {wanted:g}"
+        if options.address is None:
             ray.shutdown()
-            problem = f"resources.{field}: a trial wants {wanted:g}, this machine has {held:g}."
-            raise SpecError(study, [f"{problem} Lower it, or run on a larger machine."])
+            text = f"{problem}, this machine has {held:g}. Lower it, or run on a larger machine."
+            raise SpecError("resources", [text])
+        # an autoscaler may bring what is not there yet
+        listener.said(f"{problem}, the cluster has {held:g} so far: waiting for machines.")
 
 
-def _trial(config: dict[str, int], orders: Sequence[str], threads: int) -> None:
+def _trial(config: dict[str, Any]) -> None:
     # Tune calls this in a worker that is reused for many trials
-    torch.set_num_threads(threads)
+    torch.set_num_threads(config["threads"])
     keep_freed_memory()
-    work = Work.from_json(orders[config["number"]])
+    work = Work.from_json(config["order"])
     outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}))
     tune.report({"outcome": asdict(outcome)})
 
 
+class _Orders(Searcher):  # type: ignore[misc]
+    """Hands the agenda's orders to Tune, each as the configuration of a trial."""
+
+    def __init__(self, agenda: Agenda | None = None, options: RunOptions | None = None) -> None:
+        super().__init__()
+        self.agenda = agenda
+        self.threads = 1 if options is None else max(1, int(options.resources.cpus))
+        self.works: dict[str, Work] = {}
+
+    def __reduce__(self) -> Any:
+        # Tune pickles its searcher into the state that we throw away
+        return _Orders, ()
+
+    def __deepcopy__(self, memo: Any) -> _Orders:
+        return self
+
+    def suggest(self, trial_id: str) -> Any:
+        assert self.agenda is not None  # noqa: S101 - our own invariant
+        work = self.agenda.next()
+        if work is None:
+            return Searcher.FINISHED if self.agenda.is_over else None
+        self.works[trial_id] = work
+        return {"order": work.to_json(), "threads": self.threads}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Learn nothing here: the agenda hears of every end from the relay."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: a search is rebuilt from the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
 class _Relay(tune.Callback):  # type: ignore[misc]
-    """Turns Tune's callbacks into the listener's."""
+    """Turns Tune's callbacks into the agenda's and the listener's."""
 
-    def __init__(self, works: Sequence[Work], listener: Listener) -> None:
-        self.works, self.listener = list(works), listener
-        self.done: list[str] = []
-        self.failed: list[str] = []
+    def __init__(
+        self, orders: _Orders, store: Store, options: RunOptions, brake: Brake, listener: Listener
+    ) -> None:
+        self.orders, self.store, self.options = orders, store, options
+        self.brake, self.listener = brake, listener
+        self.ends: dict[str, list[str]] = {"done": [], "pruned": [], "failed": []}
+        self.open: dict[str, Work] = {}
+        self.attempts: dict[str, str] = {}
+        self.pruned: dict[str, int] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks into the state that we throw away; a live table cannot be
-        return {"works": [], "listener": None, "done": [], "failed": []}
+    def __reduce__(self) -> Any:
+        # Tune pickles its callbacks too; a live table cannot be
+        return tune.Callback, ()
+
+    def stops(self, trial: Any, result: dict[str, Any]) -> bool:
+        """Whether early stopping ends a trial at this result."""
+        progress = result.get("progress")
+        if not progress or not progress["at_rung"]:
+            return False
+        work = self.orders.works[trial.trial_id]
+        agenda = self.orders.agenda
+        asha = None if agenda is None else agenda.asha(work)
+        step, loss = progress["step"], progress["validation_loss"]
+        if asha is None or not asha.stops(work.config.trial_id, step, loss):
+            return False
+        self.pruned[trial.trial_id] = step
+        return True
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.listener.started(self._work(trial))
+        work = self.orders.works[trial.trial_id]
+        self.open[trial.trial_id] = work
+        self.listener.started(work)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        work = self._work(trial)
+        work = self.orders.works[trial.trial_id]
         if "progress" in result:
-            self.listener.progressed(work, Progress(**result["progress"]))
+            progress = Progress(**result["progress"])
+            self.attempts[trial.trial_id] = progress.attempt_id
+            self.listener.progressed(work, progress)
         if "outcome" in result:
-            self._end(work, Outcome(**result["outcome"]))
+            self._end(trial, Outcome(**result["outcome"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        step = self.pruned.get(trial.trial_id)
+        if trial.trial_id not in self.open or step is None:
+            return
+        work, attempt_id = self.open[trial.trial_id], self.attempts[trial.trial_id]
+        message = f"stopped early at step {step}: others of its cell were better there"
+        close_attempt(self.store, work, attempt_id, state="pruned", message=message, step=step)
+        self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._close(trial, "interrupted")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         cause, message = self._close(trial, "failed")
-        self._end(self._work(trial), Outcome("failed", cause, message))
+        self._end(trial, Outcome("failed", cause, message))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        # nothing is started any more: the run is over once nothing runs
+        if self.brake.mode == "drain" and not self.open:
+            self.brake.pull("now", self.brake.reason or "stopped", self.brake.message)
+
+    def result(self) -> RunResult:
+        """Return what became of the trials, and leave no attempt open."""
+        if self.open:
+            close_attempts(
+                self.store,
+                {work.config.trial_id for work in self.open.values()},
+                state="interrupted",
+                cause=INTERRUPTED,
+                message=self.brake.message or "the study was interrupted",
+            )
+        agenda = self.orders.agenda
+        is_over = agenda is not None and agenda.is_over and not self.open
+        reason = None if is_over else (self.brake.reason or "interrupted")
+        done, pruned, failed = (tuple(self.ends[state]) for state in ("done", "pruned", "failed"))
+        return RunResult(done, pruned, failed, reason, self.brake.message)
 
     def _close(self, trial: Any, state: str) -> tuple[str, str]:
-        work, error = self._work(trial), trial.get_error()
+        work, error = self.orders.works[trial.trial_id], trial.get_error()
         # an attempt records its own failures: what arrives here could not
-        has_died = error is None or isinstance(error, ray.exceptions.RayActorError)
-        cause = WORKER_DIED if has_died else BUG
-        message = _DIED if has_died else str(error).strip().splitlines()[-1]
+        cause, message = cause_of_death(error)
         close_attempts(
-            Store(work.store),
+            self.store,
             {work.config.trial_id},
             state=state,
             cause=cause,
             message=message,
             traceback=None if error is None else str(error),
         )
+        if state == "interrupted":
+            self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again.")
         return cause, message
 
-    def _end(self, work: Work, outcome: Outcome) -> None:
-        (self.done if outcome.state == "done" else self.failed).append(work.config.trial_id)
+    def _end(self, trial: Any, outcome: Outcome) -> None:
+        work = self.open.pop(trial.trial_id, None)
+        if work is None:
+            return
+        self.ends[outcome.state].append(work.config.trial_id)
         self.listener.ended(work, outcome)
-
-    def _work(self, trial: Any) -> Work:
-        number: int = trial.config["number"]
-        return self.works[number]
+        if self.orders.agenda is not None:
+            self.orders.agenda.ended(work, outcome)
+        if self.options.fail_fast and outcome.state == "failed":
+            self.brake.pull("now", "failed", "a trial failed, and --fail-fast was given")

@@ -52,10 +52,12 @@ class Facts:
     def state_of(self, trial_id: str, questions: Sequence[Question]) -> tuple[str, str | None]:
         """Return a trial's state and, when it failed, the cause.
 
-        The states are ``done`` (every question is answered), ``running``, ``failed``,
-        ``interrupted`` (an attempt stopped without an end) and ``waiting``.
+        The states are ``done`` (every question is answered, or the training is over when none is
+        asked), ``running``, ``failed``, ``pruned`` (stopped early by a search), ``interrupted``
+        (an attempt stopped without an end) and ``waiting``.
         """
-        if set(questions) <= self.holdings.answered.get(trial_id, frozenset()):
+        answered = self.holdings.answered.get(trial_id, frozenset())
+        if set(questions) <= answered if questions else trial_id in self.trained:
             return "done", None
         if trial_id in self.beats:
             return "running", None
@@ -63,7 +65,9 @@ class Facts:
         end = self.ended.get(trial_id)
         if end is not None and (not attempts or end["attempt_id"] >= attempts[-1]):
             # an attempt that ended well answered other questions than these
-            return ("failed", end["cause"]) if end["state"] == "failed" else ("waiting", None)
+            if end["state"] in ("failed", "pruned"):
+                return end["state"], end["cause"]
+            return "interrupted" if end["state"] == "interrupted" else "waiting", None
         return ("interrupted", None) if attempts else ("waiting", None)
 
 

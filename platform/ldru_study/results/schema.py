@@ -60,7 +60,26 @@ ATTEMPTS = pa.schema(
         ("versions", pa.string()),
     ]
 )
-TABLES = {"attempts": ATTEMPTS, "evaluations": EVALUATIONS, "metrics": METRICS}
+# one row: settings that a search tries, written before their trial begins
+SUGGESTIONS = pa.schema(
+    [
+        ("search_id", pa.string()),
+        ("number", pa.int64()),
+        ("study", pa.string()),
+        ("cell", pa.string()),
+        ("trial_id", pa.string()),
+        ("params", pa.string()),
+        ("config", pa.string()),
+        ("known", pa.list_(pa.int64())),
+        ("suggested_at", _TIME),
+    ]
+)
+TABLES = {
+    "attempts": ATTEMPTS,
+    "evaluations": EVALUATIONS,
+    "metrics": METRICS,
+    "suggestions": SUGGESTIONS,
+}
 
 
 def versioned(schema: pa.Schema) -> pa.Schema:

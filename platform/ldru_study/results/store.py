@@ -75,6 +75,20 @@ class Store:
         damage = [item for item in found if isinstance(item, Damage)]
         return pa.concat_tables([TABLES[table].empty_table(), *tables]), damage
 
+    def read_one(self, table: str, name: str) -> pa.Table | None:
+        """Return the rows of one file, by the name it was committed under; None without it.
+
+        Raises:
+            StoreError: it is there and cannot be read.
+        """
+        try:
+            found = self._read_file(table, f"{table}/{name}.parquet")
+        except FileNotFoundError:
+            return None
+        if isinstance(found, Damage):
+            raise StoreError(f"{self.uri}/{found}")
+        return found
+
     def _read_file(self, table: str, name: str) -> pa.Table | Damage:
         schema = TABLES[table]
         if not name.endswith(".parquet"):
@@ -96,6 +110,8 @@ class Store:
                 for field in schema
             ]
             return pa.Table.from_arrays(columns, schema=schema)
+        except FileNotFoundError:
+            raise
         except (pa.ArrowException, OSError, StoreError) as error:
             first_line = str(error).splitlines()[0]
             return Damage(name, f"is damaged ({first_line}). Delete it; `submit` fills the gap.")

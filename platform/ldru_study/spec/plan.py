@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ldru_study.errors import SpecError
 from ldru_study.spec.grid import Cell
+from ldru_study.spec.search import SEARCH_SEED, SearchConfig
 from ldru_study.spec.study import EvaluateConfig, StudySpec
+from ldru_study.spec.suggestions import Suggestion, num_trials, search_id, winner
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.sampling import BalancedSampler
@@ -33,6 +36,8 @@ class Holdings:
     answered: Mapping[str, frozenset[Question]] = field(default_factory=dict)
     diverged: frozenset[str] = frozenset()
     running: frozenset[str] = frozenset()
+    # search_id -> every suggestion made so far
+    searches: Mapping[str, tuple[Suggestion, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class PlannedTrial:
 
     ``state`` is ``done`` (nothing is missing), ``diverged`` (training always ends in NaN),
     ``running`` (another submit works on it), ``evaluate`` (weights are there, answers are
-    missing) or ``train``.
+    missing) or ``train``; of a search also ``pruned`` and ``failed``. ``suggestion`` is its number
+    in the cell's search; None for the trials that the cell is judged by.
     """
 
     cell: Cell
@@ -50,13 +56,63 @@ class PlannedTrial:
     questions: tuple[Question, ...]
     missing: tuple[Question, ...]
     state: str
+    suggestion: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedSearch:
+    """A cell's search: what was suggested so far, of ``num_trials``."""
+
+    cell: Cell
+    num_trials: int
+    suggestions: tuple[Suggestion, ...]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every suggestion was made and has its result."""
+        is_known = all(one.is_over for one in self.suggestions)
+        return is_known and len(self.suggestions) >= self.num_trials
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """The trials of one cell, and its search if it has one.
+
+    While the search goes on the cell has only the search's trials: nobody knows yet with which
+    settings its seeds will run.
+    """
+
+    cell: Cell
+    trials: tuple[PlannedTrial, ...]
+    search: PlannedSearch | None = None
 
 
 @dataclass(frozen=True)
 class StudyPlan:
     """Every trial of a study with what is missing of it."""
 
-    trials: tuple[PlannedTrial, ...]
+    cells: tuple[CellPlan, ...]
+
+    def with_cell(self, planned: CellPlan) -> StudyPlan:
+        """Return the plan with another plan for one of its cells."""
+        key = planned.cell.key
+        return StudyPlan(tuple(planned if one.cell.key == key else one for one in self.cells))
+
+    @cached_property
+    def trials(self) -> tuple[PlannedTrial, ...]:
+        """The trials of all cells, in the order of the grid."""
+        return tuple(trial for cell in self.cells for trial in cell.trials)
+
+    @property
+    def open_searches(self) -> tuple[PlannedSearch, ...]:
+        """The searches that are not over."""
+        found = (cell.search for cell in self.cells)
+        return tuple(search for search in found if search is not None and not search.is_over)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.to_run and not self.open_searches
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -81,20 +137,86 @@ def plan_study(
     Raises:
         SpecError: a cell has no length that can be evaluated or trained.
     """
-    trials = []
+    plans = []
     problems = []
     for cell in spec.cells:
         try:
-            questions = questions_of(cell.config, spec.file.evaluate)
+            plans.append(plan_cell(spec, cell, held, retry_diverged=retry_diverged))
         except ValueError as error:
             problems.append(f"{cell.key}: {error}")
-            continue
-        for seed in spec.file.seeds:
-            config = cell.trial(seed)
-            trials.append(_planned(cell, config, questions, held, retry_diverged))
     if problems:
         raise SpecError(spec.name, problems)
-    return StudyPlan(tuple(trials))
+    return StudyPlan(tuple(plans))
+
+
+def plan_cell(
+    spec: StudySpec, cell: Cell, held: Holdings, *, retry_diverged: bool = False
+) -> CellPlan:
+    """Plan one cell; see `plan_study`.
+
+    Raises:
+        ValueError: the cell has no length that can be evaluated or trained, or its search would
+            choose on lengths that judge.
+    """
+    questions = questions_of(cell.config, spec.file.evaluate)
+    search = spec.file.search
+    trials: list[PlannedTrial] = []
+    planned = None
+    config = cell.config
+    if search is not None and (size := num_trials(cell.config, search)):
+        asked = search_questions(cell.config, search, questions)
+        made = held.searches.get(search_id(cell.config, search), ())
+        planned = PlannedSearch(cell, size, made)
+        for one in made:
+            if one.config is not None:
+                trials.append(_suggested(cell, one, asked, held))
+        best = winner(made) if planned.is_over else None
+        if best is None or best.config is None:
+            return CellPlan(cell, tuple(trials), planned)
+        config = best.config
+    for seed in spec.file.seeds:
+        seeded = config.model_copy(update={"seed": seed})
+        trials.append(_planned(cell, seeded, questions, held, retry_diverged))
+    return CellPlan(cell, tuple(trials), planned)
+
+
+def search_questions(
+    config: TrialConfig, search: SearchConfig, judging: Sequence[Question]
+) -> tuple[Question, ...]:
+    """Return the evaluations by which a search chooses, on strings of its own.
+
+    Args:
+        config: a trial of the cell.
+        search: what it minimises.
+        judging: the questions by which the cell is judged.
+
+    Raises:
+        ValueError: it would choose on lengths that judge, and does not say so.
+    """
+    sampler = BalancedSampler(find_task(config.task).automaton)
+    wanted = (round(multiple * config.train.max_length) for multiple in search.multiples)
+    lengths = sorted({sampler.nearest_covered(max(1, length)) for length in wanted})
+    shared = sorted(set(lengths) & {question.length for question in judging})
+    if shared and not search.allow_oracle:
+        raise ValueError(
+            f"search.multiples: length {shared[0]} also judges, so the search would choose what "
+            "it is judged by. Choose other multiples, or say search.allow_oracle: true, and "
+            "every table says so too."
+        )
+    return tuple(Question(length, search.strings, SEARCH_SEED) for length in lengths)
+
+
+def _suggested(
+    cell: Cell, made: Suggestion, questions: tuple[Question, ...], held: Holdings
+) -> PlannedTrial:
+    assert made.config is not None  # noqa: S101 - our own invariant
+    planned = _planned(cell, made.config, questions, held, retry_diverged=False)
+    # by its objectives: a search's trial is over when it can be told
+    state = made.state if made.is_over else planned.state
+    if state == "done" and not made.is_over:
+        state = "evaluate"
+    missing = () if made.is_over else planned.missing
+    return replace(planned, state=state, missing=missing, suggestion=made.number)
 
 
 def questions_of(config: TrialConfig, evaluate: EvaluateConfig) -> tuple[Question, ...]:

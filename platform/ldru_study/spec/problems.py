@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from ldru_study.errors import did_you_mean, unknown_name
 from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.paths import Place, describe
+from ldru_study.spec.search import DIMENSIONS
 
 _WANTED = {
     "bool_type": "true or false",
@@ -34,6 +35,8 @@ _COMPARED = {
     "less_than_equal": ("le", "at most"),
 }
 
+_KINDS = MODEL_CONFIGS | DIMENSIONS
+
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[Place, str]]:
     """Return one (place, message) for each finding; places are those of the file."""
@@ -46,27 +49,33 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[Pl
 
 def _union_tags(place: Place) -> set[str | int]:
     # pydantic names the branch of a union after its discriminator: ('model', 'ldru', 'operator')
-    return {
+    # and ('search', 'space', 'train.steps', 'integer', 'low')
+    tags: set[str | int] = {
         step
         for before, step in itertools.pairwise(place)
         if before == "model" and step in MODEL_CONFIGS
     }
+    if place[:2] == ("search", "space") and len(place) > 3 and place[3] in DIMENSIONS:
+        tags.add(place[3])
+    return tags
 
 
 def _problem(detail: ErrorDetails, place: Place, model: type[BaseModel]) -> tuple[Place, str]:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     name = str(place[-1]) if place else ""
+    of_space = place[:2] == ("search", "space")
+    what, kinds = ("dimension", DIMENSIONS) if of_space else ("model", MODEL_CONFIGS)
     special: dict[str, Callable[[], tuple[Place, str]]] = {
         "extra_forbidden": lambda: (place, _unknown_field(detail["loc"], name, model)),
         "missing": lambda: (place[:-1], f"the field '{name}' is missing. Add it."),
         "literal_error": lambda: (place, _literal(name, value, context)),
         "union_tag_invalid": lambda: (
             (*place, "kind"),
-            unknown_name("model", str(context.get("tag")), sorted(MODEL_CONFIGS)),
+            unknown_name(what, str(context.get("tag")), sorted(kinds)),
         ),
         "union_tag_not_found": lambda: (
             place,
-            f"the field 'kind' is missing. Add one of: {', '.join(sorted(MODEL_CONFIGS))}.",
+            f"the field 'kind' is missing. Add one of: {', '.join(sorted(kinds))}.",
         ),
         "value_error": lambda: (place, f"{_sentence(str(context.get('error')))}"),
     }
@@ -127,8 +136,8 @@ def _unknown_field(place: Place, name: str, model: type[BaseModel]) -> str:
 def _fields_at(place: Place, model: type[BaseModel]) -> list[str]:
     current: type[BaseModel] = model
     for step in place:
-        if step in MODEL_CONFIGS:
-            current = MODEL_CONFIGS[str(step)]
+        if step in _KINDS:
+            current = _KINDS[str(step)]
         elif isinstance(step, str) and step in current.model_fields:
             current = _model_in(current.model_fields[step].annotation) or current
     return sorted(current.model_fields)

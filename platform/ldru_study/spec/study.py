@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from ldru_study.errors import SpecError
 from ldru_study.spec.grid import Cell, expand
 from ldru_study.spec.paths import Place, describe, format_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
+from ldru_study.spec.search import SearchConfig
 from ldru_study.spec.strict import Strict
-from ldru_study.spec.trial import Count, Positive
+from ldru_study.spec.suggestions import corners, lay_over, space_of
+from ldru_study.spec.trial import Count, Positive, TrialConfig
 from ldru_study.spec.yaml_file import YamlFile, parse_scalar, read_yaml
 
 
@@ -37,6 +40,25 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def as_seconds(value: Any) -> Any:
+    """Read a duration with its units, such as 2h30m, 90m or 45s, as seconds."""
+    match = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
+    if match is None or not any(match.groups()):
+        raise ValueError(f"wants a duration such as 2h30m, 90m or 45s, found {describe(value)}")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
+# seconds to the code, a text with units in a file
+Duration = Annotated[
+    float,
+    Field(gt=0),
+    BeforeValidator(as_seconds),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+s)?$"}),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -82,6 +104,16 @@ class AnalysisConfig(Strict):
     )
 
 
+class BudgetConfig(Strict):
+    """What a study may cost; once it is spent, submit ends with exit code 5 and can go on later."""
+
+    trials: Count | None = Field(None, description="trials of this study, all submits together")
+    gpu_hours: Positive | None = Field(
+        None, description="hours times resources.gpus, all submits together"
+    )
+    wall_clock: Duration | None = Field(None, description="of one submit, such as 90m or 2h30m")
+
+
 class Override(Strict):
     """Settings for the cells that match: ``when`` a field has a value, ``set`` others."""
 
@@ -106,6 +138,8 @@ class StudyFile(Strict):
     evaluate: EvaluateConfig = EvaluateConfig()
     resources: ResourcesConfig = ResourcesConfig()
     analysis: AnalysisConfig = AnalysisConfig()
+    search: SearchConfig | None = None
+    budget: BudgetConfig = BudgetConfig()
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         2, description="further attempts after a worker died"
     )
@@ -171,10 +205,47 @@ def validate_study(
             [(rule.when, rule.set) for rule in usable.overrides],
         )
         found += problems
+    if frame is not None:
+        found += _budget_problems(frame)
+        if frame.search is not None and cells:
+            found += _search_problems(frame.search, cells)
     if found or frame is None:
         changed = [parse_place(change.partition("=")[0].strip()) for change in changes]
         raise SpecError(file.source, [_line(place, text, file, changed) for place, text in found])
     return StudySpec(frame, cells, file.text, changes)
+
+
+def _budget_problems(frame: StudyFile) -> list[tuple[Place, str]]:
+    if frame.budget.gpu_hours is None or frame.resources.gpus:
+        return []
+    text = "a trial takes no GPU, so no hour is ever spent. Set resources.gpus, or drop it."
+    return [(("budget", "gpu_hours"), text)]
+
+
+def _search_problems(search: SearchConfig, cells: Sequence[Cell]) -> list[tuple[Place, str]]:
+    """Return what of a space fits no cell, or not the field that it is for."""
+    found: dict[tuple[Place, str], None] = {}
+    unused = set(search.space)
+    for cell in cells:
+        space = space_of(cell.config, search)
+        unused -= set(space)
+        for path, value in corners(space):
+            # what it depends on must hold, or the field may not even exist
+            needed = {
+                key: wanted[0] if isinstance(wanted, list) else wanted
+                for key, wanted in (space[path].when or {}).items()
+            }
+            try:
+                lay_over(cell.config, needed | {path: value})
+            except ValidationError as error:
+                for _, text in problems_of(error, TrialConfig):
+                    found[("search", "space", path), f"in {cell.key}: {text}"] = None
+                break
+            except ValueError as error:
+                found[("search", "space", path), f"{error}."] = None
+    for path in sorted(unused):
+        found[("search", "space", path, "when"), "holds in no cell. Mend or drop it."] = None
+    return list(found)
 
 
 _BASE = ("task", "sampling", "model", "train")

@@ -7,6 +7,8 @@ import torch
 OUT_OF_MEMORY = "out_of_memory"
 DIVERGED = "diverged"
 WORKER_DIED = "worker_died"
+NODE_LOST = "node_lost"
+PREEMPTED = "preempted"
 INTERRUPTED = "interrupted"
 DAMAGED = "damaged"
 BUG = "bug"

@@ -13,7 +13,8 @@ from ldru_study.spec.trial import TrialConfig
 class Work:
     """An order to answer questions about one trial, training it first where it must be.
 
-    ``driver_pid`` is the process that waits for the answer; ``revision`` the code it runs.
+    ``driver_pid`` is the process that waits for the answer, on ``driver_host``; ``revision`` the
+    code it runs. ``cell`` names the cell of the grid, ``suggestion`` the number in its search.
     """
 
     config: TrialConfig
@@ -24,7 +25,11 @@ class Work:
     validation_strings: int = 512
     checkpoint_every_s: float = 20.0
     driver_pid: int = 0
+    driver_host: str = ""
     revision: str = "unknown"
+    cell: str = ""
+    suggestion: int | None = None
+    report_steps: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """Return the order as text, for a worker elsewhere."""
@@ -36,6 +41,7 @@ class Work:
         raw = json.loads(text)
         raw["config"] = TrialConfig.model_validate(raw["config"])
         raw["questions"] = tuple(Question(**question) for question in raw["questions"])
+        raw["report_steps"] = tuple(raw["report_steps"])
         return cls(**raw)
 
 
@@ -46,13 +52,17 @@ class Progress:
     step: int
     steps: int
     validation_accuracy: float | None
+    validation_loss: float | None = None
+    at_rung: bool = False
+    attempt_id: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended: ``state`` is done or failed, ``cause`` and ``message`` say why."""
+    """How an attempt ended: ``state`` is done, pruned or failed, ``message`` says why."""
 
     state: str
     cause: str | None = None
     message: str | None = None
     seconds: float = 0.0
+    attempt_id: str | None = None

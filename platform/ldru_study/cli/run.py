@@ -1,0 +1,93 @@
+"""Run a prepared study to its end, showing and logging how far it is."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, cast
+
+from ldru_study.cli.group import console
+
+if TYPE_CHECKING:
+    from ldru_study.execution.submit import Submission
+    from ldru_study.execution.tune import Listener, RunResult
+    from ldru_study.training.work import Outcome, Progress, Work
+
+
+def run_submission(
+    submission: Submission,
+    *,
+    fail_fast: bool = False,
+    address: str | None = None,
+    job: tuple[str, str] = ("", ""),
+) -> RunResult:
+    """Run what is missing of a study.
+
+    Args:
+        submission: the planned study.
+        fail_fast: stop at the first trial that fails.
+        address: ``auto`` for the cluster that this process is part of, None for this machine.
+        job: address and id of the Ray job that this process is.
+
+    Raises:
+        SpecError: one trial asks for more than this machine has.
+        StoreError: the store cannot be written.
+    """
+    from rich.console import Console
+
+    from ldru_study.cli.progress import StudyProgress
+    from ldru_study.execution.agenda import Agenda
+    from ldru_study.execution.brake import Brake
+    from ldru_study.execution.budget import Budget
+    from ldru_study.execution.driver import Driver
+
+    # only now: a finished study needs neither Ray nor torch
+    from ldru_study.execution.tune import RunOptions, run_trials
+    from ldru_study.results.drivers import new_record
+
+    file, store = submission.spec.file, submission.store
+    brake = Brake()
+    budget = Budget(submission)
+    job_address, job_id = job
+    record = new_record(
+        submission.spec.name, submission.submission_id, address=job_address, job_id=job_id
+    )
+    options = RunOptions(file.resources, file.retries, fail_fast, address)
+    with Driver(store, record, brake, budget.spent) as driver:
+        # the log has the lines that a run without a terminal shows
+        log = Console(file=cast(IO[str], driver.log), width=10_000, highlight=False)
+        num_seeds = len(file.seeds)
+        with StudyProgress(submission.plan, console(err=True), num_seeds=num_seeds) as shown:
+            logged = StudyProgress(submission.plan, log, num_seeds=num_seeds)
+            listeners = Listeners(shown, logged, budget)
+            driver.say = listeners.said
+            agenda = Agenda(submission, brake, listeners.said)
+            result = run_trials(agenda, store, options, brake=brake, listener=listeners)
+        if result.message:
+            driver.log.write(f"The run ended: {result.message}.\n")
+    return result
+
+
+class Listeners:
+    """Tells several listeners the same."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def started(self, work: Work) -> None:
+        """An attempt began."""
+        for listener in self.listeners:
+            listener.started(work)
+
+    def progressed(self, work: Work, progress: Progress) -> None:
+        """A trial is further on."""
+        for listener in self.listeners:
+            listener.progressed(work, progress)
+
+    def ended(self, work: Work, outcome: Outcome) -> None:
+        """A trial is over, well or not."""
+        for listener in self.listeners:
+            listener.ended(work, outcome)
+
+    def said(self, text: str) -> None:
+        """Something else is worth knowing."""
+        for listener in self.listeners:
+            listener.said(text)

@@ -83,6 +83,9 @@ def works_of(submission: Submission) -> list[Work]:
             checkpoint_every_s=file.checkpoint_every_s,
             driver_pid=os.getpid(),
             revision=submission.revision,
+            cpus=file.resources.cpus,
+            gpus=file.resources.gpus,
+            trial_timeout_s=file.trial_timeout_s,
         )
         for trial in ordered
     ]

@@ -14,6 +14,10 @@ class Work:
     """An order to answer questions about one trial, training it first where it must be.
 
     ``driver_pid`` is the process that waits for the answer; ``revision`` the code it runs.
+    ``cpus`` and ``gpus`` are what the trial takes, for the record. ``micro_batch_size`` is the
+    most strings that go through the model at once in training, None for the whole batch; the
+    attempt lowers it by itself when memory runs out. ``trial_timeout_s`` bounds one attempt. At
+    ``report_steps`` the attempt validates and reports, whatever the time.
     """
 
     config: TrialConfig
@@ -25,6 +29,11 @@ class Work:
     checkpoint_every_s: float = 20.0
     driver_pid: int = 0
     revision: str = "unknown"
+    cpus: float = 1
+    gpus: float = 0
+    micro_batch_size: int | None = None
+    trial_timeout_s: float | None = None
+    report_steps: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """Return the order as text, for a worker elsewhere."""
@@ -36,16 +45,24 @@ class Work:
         raw = json.loads(text)
         raw["config"] = TrialConfig.model_validate(raw["config"])
         raw["questions"] = tuple(Question(**question) for question in raw["questions"])
+        raw["report_steps"] = tuple(raw["report_steps"])
         return cls(**raw)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an attempt is. ``validation_accuracy`` is None before the first validation."""
+    """How far an attempt is.
+
+    ``validation_accuracy`` is None before the first validation. ``at_rung`` says that ``step`` is
+    one of the order's ``report_steps``; only then is ``validation_loss`` given, and the training
+    curve up to there is in the store.
+    """
 
     step: int
     steps: int
     validation_accuracy: float | None
+    validation_loss: float | None = None
+    at_rung: bool = False
 
 
 @dataclass(frozen=True)

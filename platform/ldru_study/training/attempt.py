@@ -140,6 +140,7 @@ class _Attempt:
     def _train(self, training: Training, state: str) -> None:
         steps, now = self.work.config.train.steps, time.monotonic
         last_save = last_report = now()
+        self.step = self.beat[0] = training.step
         self._measure(training)
         while not training.is_finished:
             begun = now()

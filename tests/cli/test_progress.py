@@ -50,7 +50,10 @@ def shown(plan, clock, *, terminal):
 
 
 def orders(plan):
-    return [Work(trial.config, trial.missing, "shown", "x", cell=trial.cell.key) for trial in plan.to_run]
+    return [
+        Work(trial.config, trial.missing, "shown", "x", cell=trial.cell.key)
+        for trial in plan.to_run
+    ]
 
 
 def table_rows(progress):

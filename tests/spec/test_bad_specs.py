@@ -77,7 +77,7 @@ CASES = {
     "unknown top far": (
         GOOD + "wibble: 3\n",
         [
-            "wibble (line 9): no field is called 'wibble'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train."
+            "wibble (line 9): no field is called 'wibble'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train, trial_timeout_s."
         ],
     ),
     "unknown task": (
@@ -290,7 +290,7 @@ CASES = {
     "later field": (
         GOOD + "search: {trials: 3}\n",
         [
-            "search (line 9): no field is called 'search'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train."
+            "search (line 9): no field is called 'search'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train, trial_timeout_s."
         ],
     ),
 }

@@ -8,6 +8,7 @@ from tests.conftest import small_trial
 
 from ldru_study.spec.plan import Question
 from ldru_study.training import batches, evaluate
+from ldru_study.training.failures import NoMemoryError
 from ldru_study.training.training import Training
 
 CPU = torch.device("cpu")
@@ -53,7 +54,7 @@ def test_batches_shrink_with_length(model, monkeypatch):
 
 def test_one_string_that_does_not_fit_is_an_error(model, monkeypatch):
     monkeypatch.setattr(evaluate, "score", tight_memory(0, []))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(NoMemoryError, match=r"one string, in a batch of 20 tokens .*Make the"):
         evaluate.evaluate(model, small_trial(), Question(20, 50, 0), CPU)
 
 

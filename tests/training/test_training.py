@@ -8,10 +8,14 @@ import json
 import pytest
 import torch
 from tests.conftest import MODELS, small_trial
+from torch import nn
+from torch.nn import functional as F
 
-from ldru_study.training.failures import DamagedError, DivergedError
-from ldru_study.training.optimiser import learning_rate_at
-from ldru_study.training.training import Training, dump_weights, load_weights
+from ldru_study.tasks.streams import random_stream
+from ldru_study.training.batches import training_batch
+from ldru_study.training.failures import DamagedError, DivergedError, NoMemoryError
+from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
+from ldru_study.training.training import Training, dump_weights, load_weights, new_model
 
 CPU = torch.device("cpu")
 
@@ -149,3 +153,141 @@ def test_dropout_of_a_step_depends_on_nothing_but_the_step():
     assert second.advance().loss == one
     # and not every step drops the same features
     assert small_trial("ldru").model.dropout > 0
+
+
+def tight_memory(training, limit, seen):
+    """Let the model in ``training`` hold at most ``limit`` strings."""
+    forward = training.model.forward
+
+    def held(tokens, lengths):
+        seen.append(len(lengths))
+        if len(lengths) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(tokens, lengths)
+
+    training.model.forward = held
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_one_micro_batch_is_the_plain_step_to_the_bit(model):
+    config = small_trial(model)
+    training = advance(Training(config, CPU), 3)
+    plain = new_model(config)
+    optimizer = build_optimizer(plain, config.train)
+    for step in range(3):
+        batch = training_batch(config, step)
+        set_learning_rate(optimizer, learning_rate_at(step, config.train))
+        torch.manual_seed(int(random_stream(config.seed, "dropout", step).integers(2**63)))
+        plain.train()
+        optimizer.zero_grad()
+        F.cross_entropy(plain(batch.tokens, batch.lengths), batch.labels).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), config.train.clip_norm)
+        optimizer.step()
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, training.model.state_dict()[name]), name
+
+
+def without_dropout(**train):
+    # its masks are drawn part by part, and so are others in other parts
+    config = small_trial("transformer", **train)
+    return config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.0})})
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 15])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
+    config = without_dropout(clip_norm=1e-2)
+    whole, parts = Training(config, CPU), Training(config, CPU, micro_batch_size=size)
+    wanted, found = whole.advance(), parts.advance()
+    # clipped once, by the norm of the whole
+    assert found.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-5)
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-6)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_micro_batch_is_halved_until_it_fits_and_stays():
+    config = without_dropout()
+    training, seen = Training(config, CPU), []
+    tight_memory(training, 3, seen)
+    first, second = training.advance(), training.advance()
+    assert seen == [16, 8, 4, 2] + 15 * [2]
+    assert (training.step, training.micro_batch_size) == (2, 2)
+    roomy = Training(config, CPU)
+    assert first.loss == pytest.approx(roomy.advance().loss, rel=1e-6)
+    assert second.loss == pytest.approx(roomy.advance().loss, rel=1e-4)
+    # validation too holds no more
+    seen.clear()
+    training.measure(second, 5)
+    assert seen == [2, 2, 1]
+
+
+@pytest.mark.parametrize("model", ["ldru", "transformer"])
+def test_a_retried_step_has_the_bits_of_one_that_was_ordered_so(model):
+    config = small_trial(model)
+    retried, seen = Training(config, CPU), []
+    tight_memory(retried, 4, seen)
+    retried.advance()
+    ordered = Training(config, CPU, micro_batch_size=4)
+    ordered.advance()
+    assert seen[:3] == [16, 8, 4]
+    for name, value in ordered.model.state_dict().items():
+        assert torch.equal(value, retried.model.state_dict()[name]), name
+
+
+def test_memory_that_runs_out_in_the_backward_pass_leaves_nothing_behind():
+    config = without_dropout()
+    training = Training(config, CPU, micro_batch_size=8)
+    calls = []
+
+    def fails_once(gradient):
+        calls.append(len(gradient))
+        if len(calls) == 2:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    forward = training.model.forward
+
+    def hooked(tokens, lengths):
+        logits = forward(tokens, lengths)
+        logits.register_hook(fails_once)
+        return logits
+
+    training.model.forward = hooked
+    result = training.advance()
+    # the second part failed when the first was added up already
+    assert calls == [8, 8, 4, 4, 4, 4]
+    assert result.gradient_norm == pytest.approx(Training(config, CPU).advance().gradient_norm)
+
+
+def test_memory_that_holds_no_string_says_what_to_do_and_moves_nothing():
+    training = Training(small_trial(), CPU)
+    before = training.state()
+    tight_memory(training, 0, [])
+    with pytest.raises(NoMemoryError, match=r"memory ran out for one string, .*Make the strings"):
+        training.advance()
+    training.micro_batch_size = None
+    assert training.state() == before
+
+
+def test_an_error_that_is_not_of_memory_is_not_retried():
+    training, calls = Training(small_trial(), CPU), []
+
+    def broken(tokens, lengths):
+        calls.append(len(lengths))
+        raise RuntimeError("size mismatch")
+
+    training.model.forward = broken
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        training.advance()
+    assert calls == [16]
+
+
+@pytest.mark.parametrize(
+    ("ordered", "saved", "wanted"), [(None, 4, 4), (2, 4, 2), (4, 2, 2), (4, None, 4)]
+)
+def test_a_resumed_training_keeps_the_smaller_micro_batch(ordered, saved, wanted):
+    config = small_trial()
+    state = advance(Training(config, CPU, micro_batch_size=saved), 2).state()
+    resumed = Training(config, CPU, micro_batch_size=ordered)
+    resumed.restore(state)
+    assert resumed.micro_batch_size == wanted
+    assert resumed.last is not None

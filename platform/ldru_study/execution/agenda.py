@@ -171,10 +171,11 @@ class _Searching:
         config = self.search.suggestions[number].config
         assert config is not None  # noqa: S101 - our own invariant
         state = "diverged" if outcome.cause == "diverged" else outcome.state
-        measures = measures_of(self.submission.store, config.trial_id, outcome.attempt_id)
-        rungs = {}
-        if measures is not None and self.config.early_stopping is not None:
-            rungs = measures.rungs(self.config.early_stopping, config.train.steps)
+        early, steps = self.config.early_stopping, config.train.steps
+        at = (*(early.rungs(steps) if early else ()), steps)
+        store = self.submission.store
+        measures = measures_of(store, config.trial_id, outcome.attempt_id, at)
+        rungs = measures.rungs(early, steps) if measures and early else {}
         values = None
         if state == "done" and measures is not None:
             values = [measures.value(name, self.questions) for name in self.config.objective]

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import psutil
-
 from ldru_study.errors import StoreError
+from ldru_study.results.processes import is_running
 from ldru_study.results.store import Store
 
 StopMode = Literal["drain", "now"]
@@ -49,14 +48,6 @@ class DriverRecord:
         if time.time() - self.at > _STALE_S:
             return False
         return self.host != socket.gethostname() or is_running(self.pid)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this host exists and is no zombie."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def new_record(

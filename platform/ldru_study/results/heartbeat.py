@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 
-import psutil
-
 from ldru_study.errors import StoreError
+from ldru_study.results.processes import is_running
 from ldru_study.results.store import Store
 
 RENEW_S = 5.0
@@ -26,7 +25,8 @@ _FOLDER = "heartbeats"
 class Heartbeat:
     """What a running attempt says of itself.
 
-    ``driver_pid`` is the process that ordered the work: when it is dead, so is the work.
+    ``driver_pid`` is the process, on ``driver_host``, that ordered the work: when it is dead, so
+    is the work.
     ``at`` is in seconds since 1970.
     """
 
@@ -38,6 +38,8 @@ class Heartbeat:
     step: int
     steps: int
     at: float
+    driver_host: str = ""
+    validation_accuracy: float | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -45,29 +47,46 @@ class Heartbeat:
         if time.time() - self.at > STALE_S:
             return False
         # on its own host a dead process is seen at once, without waiting for the beat to age
-        elsewhere = self.host != socket.gethostname()
-        return elsewhere or all(_runs(pid) for pid in (self.pid, self.driver_pid))
+        processes = ((self.host, self.pid), (self.driver_host or self.host, self.driver_pid))
+        here = socket.gethostname()
+        return all(is_running(pid) for host, pid in processes if host == here)
+
+
+@dataclass
+class Pulse:
+    """What a running attempt sets, to be told with its next beat."""
+
+    step: int = 0
+    validation_accuracy: float | None = None
 
 
 @contextmanager
 def beating(
-    store: Store, trial_id: str, attempt_id: str, *, driver_pid: int, steps: int
-) -> Iterator[list[int]]:
+    store: Store, trial_id: str, attempt_id: str, *, driver_pid: int, driver_host: str, steps: int
+) -> Iterator[Pulse]:
     """Renew an attempt's heartbeat until the block ends.
 
     Yields:
-        A list whose one element is the step; the caller sets it as training goes on.
+        What the caller sets as training goes on.
     """
-    step = [0]
+    pulse = Pulse()
     name = f"{_FOLDER}/{attempt_id}.json"
     beat = Heartbeat(
-        trial_id, attempt_id, socket.gethostname(), os.getpid(), driver_pid, 0, steps, 0
+        trial_id,
+        attempt_id,
+        socket.gethostname(),
+        os.getpid(),
+        driver_pid,
+        step=0,
+        steps=steps,
+        at=0,
+        driver_host=driver_host,
     )
     over = threading.Event()
 
     def renew() -> None:
         while True:
-            now = replace(beat, step=step[0], at=time.time())
+            now = replace(beat, at=time.time(), **asdict(pulse))
             # a missed beat only makes this attempt look older; its rows are what counts
             with suppress(StoreError):
                 store.files.write(name, json.dumps(asdict(now)).encode())
@@ -77,7 +96,7 @@ def beating(
     thread = threading.Thread(target=renew, name="heartbeat", daemon=True)
     thread.start()
     try:
-        yield step
+        yield pulse
     finally:
         over.set()
         thread.join()
@@ -101,10 +120,3 @@ def forget_dead(store: Store) -> None:
     for beat in read_heartbeats(store):
         if not beat.is_alive:
             store.files.delete(f"{_FOLDER}/{beat.attempt_id}.json")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -58,6 +58,11 @@ ATTEMPTS = pa.schema(
         ("at", _TIME),
         ("config", pa.string()),
         ("versions", pa.string()),
+        # strings at once in training; null when it was the whole batch, or nothing was trained
+        ("micro_batch_size", pa.int64()),
+        # what the trial took of the machine
+        ("cpus", pa.float64()),
+        ("gpus", pa.float64()),
     ]
 )
 # one row: settings that a search tries, written before their trial begins

@@ -177,22 +177,26 @@ def read_measures(store: Store, facts: Facts, trial_ids: Sequence[str]) -> dict[
     }
 
 
-def measures_of(store: Store, trial_id: str, attempt_id: str | None) -> Measures | None:
+def measures_of(
+    store: Store, trial_id: str, attempt_id: str | None, steps: Sequence[int]
+) -> Measures | None:
     """Return what is committed of one trial, None without a training curve.
 
     Args:
         store: where it is.
         trial_id: the trial.
         attempt_id: the attempt that trained it, if that is known: then only its files are read.
+        steps: where that attempt committed its curve, if it came so far.
 
     Raises:
         StoreError: the store cannot be read.
     """
     name = f"{trial_id}-{attempt_id}"
-    curve = store.read_one("metrics", name)
-    if curve is not None:
-        rows = store.read_one("evaluations", name)
-        return _measures(curve.to_pylist(), [] if rows is None else rows.to_pylist())
+    curves = [store.read_one("metrics", f"{name}-{step}") for step in steps]
+    rows = [row for curve in curves if curve is not None for row in curve.to_pylist()]
+    if rows:
+        answers = store.read_one("evaluations", name)
+        return _measures(rows, [] if answers is None else answers.to_pylist())
     # an earlier attempt trained it, or the files have been compacted since
     return read_measures(store, read_facts(store), [trial_id]).get(trial_id)
 

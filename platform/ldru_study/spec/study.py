@@ -144,6 +144,11 @@ class StudyFile(Strict):
         2, description="further attempts after a worker died"
     )
     checkpoint_every_s: Positive = Field(20, description="seconds between checkpoints of a trial")
+    trial_timeout_s: Positive | None = Field(
+        None,
+        description="seconds that one attempt at a trial may take; then it is saved and ends as "
+        "timed_out, and the next submit continues it; null: no limit",
+    )
 
 
 @dataclass(frozen=True)

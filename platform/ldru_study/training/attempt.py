@@ -2,6 +2,7 @@
 
 The order of the writes is what makes results exactly-once: metrics, then weights, then counts,
 then the end of the attempt. Killed between any two of them, the next attempt does what is missing.
+Asked to stop, it saves the training first.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import json
 import os
 import platform
 import socket
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -23,18 +26,25 @@ from ldru_study.errors import StoreError
 from ldru_study.results.heartbeat import beating
 from ldru_study.results.store import Store, new_attempt_id
 from ldru_study.training.evaluate import Answer, evaluate
-from ldru_study.training.failures import DamagedError, cause_of
-from ldru_study.training.training import Training, dump_weights, load_weights
+from ldru_study.training.failures import TIMED_OUT, DamagedError, TimedOutError, cause_of
+from ldru_study.training.training import Metrics, Training, dump_weights, load_weights
+from ldru_study.training.watchdog import watched
 from ldru_study.training.work import Outcome, Progress, Work
 
 # how often a running trial reports its step
 _REPORT_S = 1.0
+_CONTINUE = "`submit` continues from the last checkpoint; raise trial_timeout_s if it needs longer."
 
 
 def run_attempt(work: Work, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
     """Do the work, commit its rows and return how it ended.
 
     A failure of the trial is an outcome, recorded with cause and traceback; it is not raised.
+    `KeyboardInterrupt`, `SystemExit` and `GeneratorExit`, also from ``on_progress``, are raised
+    when the training is saved; whoever sent them records the end.
+
+    When the attempt hangs long after ``work.trial_timeout_s``, its end is recorded and the process
+    ended.
 
     Raises:
         StoreError: the store cannot be written, so nothing could be recorded.
@@ -52,17 +62,28 @@ class _Attempt:
         self.device = torch.device(work.device)
         self.start = time.monotonic()
         self.step = 0
+        self.training: Training | None = None
+        whole = work.config.train.batch_size
+        size = work.micro_batch_size or whole
+        self.micro_batch_size = size if size < whole else None
+        # rows of the training curve that this attempt has committed, and looked at for rungs
+        self.num_committed = self.num_heard = 0
+        self.ending, self.is_over = threading.Lock(), False
 
     def run(self) -> Outcome:
         self._record("start", config=self.work.config.model_dump_json(), versions=self._versions())
         steps = self.work.config.train.steps
-        with beating(
-            self.store,
-            self.trial_id,
-            self.attempt_id,
-            driver_pid=self.work.driver_pid or os.getpid(),
-            steps=steps,
-        ) as self.beat:
+        with (
+            beating(
+                self.store,
+                self.trial_id,
+                self.attempt_id,
+                driver_pid=self.work.driver_pid or os.getpid(),
+                driver_host=self.work.driver_host or socket.gethostname(),
+                steps=steps,
+            ) as self.pulse,
+            watched(self.work.trial_timeout_s, self._end_hung),
+        ):
             try:
                 self._evaluate(self._trained_model())
             except StoreError:
@@ -81,55 +102,116 @@ class _Attempt:
         weights, state = (f"checkpoints/{self.trial_id}/{n}.safetensors" for n in _FILES)
         files, config = self.store.files, self.work.config
         if files.exists(weights):
-            self.step = self.beat[0] = config.train.steps
+            self.step = self.pulse.step = config.train.steps
+            self.micro_batch_size = None
             try:
                 return load_weights(files.read(weights), config, self.device)
             except DamagedError as error:
                 text = f"{weights}: {error}. Delete it; `submit` then trains the trial again."
                 raise DamagedError(text) from error
-        training = Training(config, self.device)
-        if files.exists(state):
-            try:
-                training.restore(files.read(state))
-            except DamagedError:
-                # from the start it ends at the same bits, only later
-                training = Training(config, self.device)
-        self._train(training, lambda: files.write(state, training.state()))
-        self.store.commit("metrics", self.name, [self._keys(asdict(m)) for m in training.history])
-        files.write(weights, dump_weights(training.model, config))
+        self.training = training = self._restored(state)
+        with self._saved_when_stopped(training, state):
+            self._train(training, state)
+            self._commit_metrics(training.history)
+            files.write(weights, dump_weights(training.model, config))
         files.delete(state)
         return training.model
 
-    def _train(self, training: Training, save: Callable[[], None]) -> None:
-        train, now = self.work.config.train, time.monotonic
-        last_save = last_report = last_tick = now()
-        accuracy = _accuracy(training)
+    def _restored(self, state: str) -> Training:
+        config, size = self.work.config, self.micro_batch_size
+        training = Training(config, self.device, micro_batch_size=size)
+        if self.store.files.exists(state):
+            try:
+                training.restore(self.store.files.read(state))
+            except DamagedError:
+                # from the start it ends at the same bits, only later
+                training = Training(config, self.device, micro_batch_size=size)
+        return training
+
+    @contextmanager
+    def _saved_when_stopped(self, training: Training, state: str) -> Iterator[None]:
+        try:
+            yield
+        except (TimedOutError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            # in the middle of an optimiser step the last checkpoint is the one to continue from
+            if not training.is_moving:
+                self.store.files.write(state, training.state())
+            raise
+
+    def _train(self, training: Training, state: str) -> None:
+        now = time.monotonic
+        last_save = last_report = now()
+        self.step = self.pulse.step = training.step
+        self._measure(training)
         while not training.is_finished:
-            result = training.advance()
-            self.step = self.beat[0] = training.step
-            tick = now()
-            training.seconds += tick - last_tick
-            last_tick = tick
-            if is_measured(training.step, train.steps):
-                training.measure(result, self.work.validation_strings)
-                accuracy = _accuracy(training)
-                # validation is no training time
-                last_tick = now()
-            if not training.is_finished and tick - last_save >= self.work.checkpoint_every_s:
-                save()
-                last_save = last_tick = now()
-            if tick - last_report >= _REPORT_S:
-                self.on_progress(Progress(training.step, train.steps, accuracy))
-                last_report = tick
-        self.on_progress(Progress(training.step, train.steps, accuracy))
+            begun = now()
+            training.advance()
+            # validating and saving are no training time
+            training.seconds += now() - begun
+            self.step = self.pulse.step = training.step
+            self._measure(training)
+            if training.is_finished:
+                break
+            self._check_time()
+            if now() - last_save >= self.work.checkpoint_every_s:
+                self.store.files.write(state, training.state())
+                last_save = now()
+            if now() - last_report >= _REPORT_S:
+                self._report(training.step, training.history)
+                last_report = now()
+        self._report(training.step, training.history)
+
+    def _report(self, step: int, history: list[Metrics], *, at_rung: bool = False) -> None:
+        accuracy = self.pulse.validation_accuracy = _accuracy(history)
+        loss = history[-1].validation_loss if at_rung else None
+        steps = self.work.config.train.steps
+        self.on_progress(Progress(step, steps, accuracy, loss, at_rung, self.attempt_id))
+
+    def _measure(self, training: Training) -> None:
+        """Do what is due after a step, also when the attempt that took it was stopped before."""
+        steps, rungs, history = (
+            self.work.config.train.steps,
+            self.work.report_steps,
+            training.history,
+        )
+        is_due = is_measured(training.step, steps) or training.step in rungs
+        is_done = bool(history) and history[-1].step == training.step
+        if training.last is not None and is_due and not is_done:
+            training.measure(training.last, self.work.validation_strings)
+        # a resumed attempt reports the rungs that it has passed: who listens may be new as well
+        for number in range(self.num_heard, len(history)):
+            self.num_heard, row = number + 1, history[number]
+            if row.step in rungs:
+                # the listener may end the trial here
+                self._commit_metrics(history)
+                self._report(row.step, history[: number + 1], at_rung=True)
+
+    def _commit_metrics(self, history: list[Metrics]) -> None:
+        """Commit the rows that this attempt has not: a step twice in one attempt counts twice."""
+        if rows := [self._keys(asdict(row)) for row in history[self.num_committed :]]:
+            self.store.commit("metrics", f"{self.name}-{history[-1].step}", rows)
+            self.num_committed = len(history)
+
+    def _check_time(self) -> None:
+        seconds, limit = time.monotonic() - self.start, self.work.trial_timeout_s
+        if limit is not None and seconds > limit:
+            raise TimedOutError(
+                f"step {self.step} of {self.work.config.train.steps}: took {seconds:.0f} s, "
+                f"trial_timeout_s is {limit:g}. {_CONTINUE}"
+            )
 
     def _evaluate(self, model: torch.nn.Module) -> None:
         answers: list[Answer] = []
         try:
             for question in self.work.questions:
-                answers.append(evaluate(model, self.work.config, question, self.device))
+                # one answer at least, so that every attempt gets further
+                if answers:
+                    self._check_time()
+                answers.append(
+                    evaluate(model, self.work.config, question, self.device, self._check_time)
+                )
         finally:
-            # the lengths that fitted into memory are kept when a longer one did not
+            # the lengths that were answered are kept when a longer one could not be
             if answers:
                 rows = [self._keys(_row(answer)) for answer in answers]
                 self.store.commit("evaluations", self.name, rows)
@@ -139,10 +221,34 @@ class _Attempt:
 
     def _end(self, state: str, **failure: str) -> Outcome:
         seconds = time.monotonic() - self.start
-        self._record("end", state=state, seconds=seconds, **failure)
-        return Outcome(state, failure.get("cause"), failure.get("message"), seconds)
+        with self.ending:
+            self.is_over = True
+            self._record("end", state=state, seconds=seconds, **failure)
+        cause, message = failure.get("cause"), failure.get("message")
+        return Outcome(state, cause, message, seconds, self.attempt_id)
+
+    def _end_hung(self, stack: str) -> None:
+        seconds = time.monotonic() - self.start
+        # held to the end of the process, so that no second end can follow
+        with self.ending:
+            if self.is_over:
+                return
+            try:
+                self._record(
+                    "end",
+                    state="failed",
+                    cause=TIMED_OUT,
+                    message=f"step {self.step} of {self.work.config.train.steps}: hung for "
+                    f"{seconds:.0f} s, trial_timeout_s is {self.work.trial_timeout_s:g}. "
+                    f"The traceback shows where. {_CONTINUE}",
+                    traceback=stack,
+                    seconds=seconds,
+                )
+            finally:
+                os._exit(1)
 
     def _record(self, event: str, **columns: Any) -> None:
+        trained = self.training
         row = self._keys(
             {
                 "study": self.work.study,
@@ -150,6 +256,9 @@ class _Attempt:
                 "step": self.step,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                "micro_batch_size": trained.micro_batch_size if trained else self.micro_batch_size,
+                "cpus": self.work.cpus,
+                "gpus": self.work.gpus,
                 "at": datetime.datetime.now(datetime.UTC),
             }
             | columns
@@ -178,11 +287,10 @@ def is_measured(step: int, steps: int) -> bool:
     return step == steps or str(step).rstrip("0") in {"1", "2", "5"}
 
 
-def _accuracy(training: Training) -> float | None:
-    if not training.history:
+def _accuracy(history: list[Metrics]) -> float | None:
+    if not history:
         return None
-    last = training.history[-1]
-    return last.validation_num_correct / last.validation_num_total
+    return history[-1].validation_num_correct / history[-1].validation_num_total
 
 
 def _row(answer: Answer) -> dict[str, Any]:

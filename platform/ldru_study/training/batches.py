@@ -39,6 +39,10 @@ class Batch:
         """Return the batch on ``device``."""
         return Batch(self.tokens.to(device), self.lengths.to(device), self.labels.to(device))
 
+    def part(self, start: int, end: int) -> Batch:
+        """Return the strings from number ``start`` to before number ``end``."""
+        return Batch(self.tokens[start:end], self.lengths[start:end], self.labels[start:end])
+
 
 @lru_cache(maxsize=64)
 def sampler_of(task: str) -> BalancedSampler:

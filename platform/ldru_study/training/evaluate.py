@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from ldru_study.training.batches import (
     evaluation_block_size,
     sampler_of,
 )
-from ldru_study.training.failures import is_out_of_memory
+from ldru_study.training.memory import in_parts
 from ldru_study.training.training import score
 
 # tokens that go through the model at once: large enough to keep the cores busy, small enough
@@ -37,47 +38,47 @@ class Answer:
 
 
 def evaluate(
-    model: nn.Module, config: TrialConfig, question: Question, device: torch.device
+    model: nn.Module,
+    config: TrialConfig,
+    question: Question,
+    device: torch.device,
+    between_batches: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Answer one question: every one of ``num_total`` strings is counted exactly once.
 
     The strings depend on the question and the trial's seed only, never on the batch they go
     through the model in. When memory runs out the batch is halved and the strings tried again.
+    What ``between_batches`` raises ends the evaluation.
 
     Raises:
-        RuntimeError: memory runs out even for a single string.
+        NoMemoryError: memory runs out even for a single string.
     """
     start = time.monotonic()
     length, num_total = question.length, question.num_total
     block_size = evaluation_block_size(length, num_total)
-    batch_size = max(1, min(num_total, _BATCH_TOKENS // length))
-    loss_sum, num_correct = 0.0, 0
+    batch_size = evaluation_batch_size(length, num_total)
+    scores: list[tuple[float, int]] = []
+
+    def scored(part: Batch) -> tuple[float, int]:
+        if scores:
+            between_batches()
+        scores.append(score(model, part.to(device)))
+        return scores[-1]
+
     for block in range(-(-num_total // block_size)):
         strings = evaluation_block(config, length, question.eval_seed, block, block_size)
-        at, end = 0, min(block_size, num_total - block * block_size)
-        while at < end:
-            part = _part(strings, at, min(end, at + batch_size)).to(device)
-            try:
-                loss, correct = score(model, part)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or batch_size == 1:
-                    raise
-                batch_size //= 2
-                continue
-            loss_sum, num_correct, at = (
-                loss_sum + loss,
-                num_correct + correct,
-                at + len(part.labels),
-            )
+        wanted = strings.part(0, num_total - block * block_size)
+        _, batch_size = in_parts(scored, wanted, batch_size)
     return Answer(
         question,
         multiple=length / config.train.max_length,
-        num_correct=num_correct,
+        num_correct=sum(correct for _, correct in scores),
         chance=sampler_of(config.task).chance(length),
-        loss=loss_sum / num_total,
+        loss=sum(loss for loss, _ in scores) / num_total,
         seconds=time.monotonic() - start,
     )
 
 
-def _part(strings: Batch, start: int, end: int) -> Batch:
-    return Batch(strings.tokens[start:end], strings.lengths[start:end], strings.labels[start:end])
+def evaluation_batch_size(length: int, num_strings: int) -> int:
+    """Return how many strings of ``length`` go through the model at once, if memory allows."""
+    return max(1, min(num_strings, _BATCH_TOKENS // length))

@@ -11,6 +11,7 @@ NODE_LOST = "node_lost"
 PREEMPTED = "preempted"
 INTERRUPTED = "interrupted"
 DAMAGED = "damaged"
+TIMED_OUT = "timed_out"
 BUG = "bug"
 
 # the CPU allocator and the operating system raise plain errors; only their words tell
@@ -19,6 +20,14 @@ _MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memo
 
 class DivergedError(Exception):
     """Training reached a loss or gradient that is not a finite number."""
+
+
+class NoMemoryError(MemoryError):
+    """Not even one string at a time fits into memory; the message says what to do."""
+
+
+class TimedOutError(Exception):
+    """An attempt took longer than it may; what it did is kept."""
 
 
 class DamagedError(ValueError):
@@ -38,4 +47,6 @@ def cause_of(error: BaseException) -> str:
         return DIVERGED
     if isinstance(error, DamagedError):
         return DAMAGED
+    if isinstance(error, TimedOutError):
+        return TIMED_OUT
     return OUT_OF_MEMORY if is_out_of_memory(error) else BUG

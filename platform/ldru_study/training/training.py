@@ -24,6 +24,7 @@ from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.streams import random_stream
 from ldru_study.training.batches import Batch, training_batch, validation_batch
 from ldru_study.training.failures import DamagedError, DivergedError
+from ldru_study.training.memory import halved, in_parts, release
 from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
 
 _LARGEST_SEED = 2**63
@@ -63,6 +64,9 @@ class Training:
     Args:
         config: what is trained.
         device: where.
+        micro_batch_size: strings that go through the model at once, fewer than the batch has;
+            None for the whole batch. It changes no gradient but by rounding, and is halved
+            whenever memory runs out.
     """
 
     config: TrialConfig
@@ -70,6 +74,11 @@ class Training:
     step: int = 0
     seconds: float = 0.0
     history: list[Metrics] = field(default_factory=list)
+    micro_batch_size: int | None = None
+    # of the step before, None at the beginning: what a measurement that is due still needs
+    last: StepResult | None = field(default=None, init=False)
+    # while an optimiser step moves the weights, they are those of no step
+    is_moving: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.model = new_model(self.config).to(self.device)
@@ -85,39 +94,67 @@ class Training:
 
         Raises:
             DivergedError: the loss or the gradient norm is not finite; the weights have not moved.
+            NoMemoryError: memory runs out even for one string at a time; the same holds.
         """
         train = self.config.train
         rate = learning_rate_at(self.step, train)
         set_learning_rate(self.optimizer, rate)
         batch = training_batch(self.config, self.step).to(self.device)
-        # dropout draws from torch's own generator: put it at this step's place
-        noise = random_stream(self.config.seed, "dropout", self.step)
-        torch.manual_seed(int(noise.integers(_LARGEST_SEED)))
-        self.model.train()
-        self.optimizer.zero_grad()
-        loss = F.cross_entropy(self.model(batch.tokens, batch.lengths), batch.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._gradient(batch)
         limit = float("inf") if train.clip_norm is None else train.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        result = StepResult(float(loss.detach()), float(norm), rate)
+        result = StepResult(float(loss), float(norm), rate)
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise DivergedError(
                 f"step {self.step + 1}: loss {result.loss}, gradient norm {result.gradient_norm}. "
                 "Lower train.learning_rate, lengthen train.warmup or set train.clip_norm."
             )
+        self.is_moving = True
         self.optimizer.step()
-        self.step += 1
+        self.step, self.last = self.step + 1, result
+        self.is_moving = False
         return result
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """Give every weight its gradient of the mean loss over ``batch``; return that loss."""
+        while True:
+            size = self.micro_batch_size or len(batch.labels)
+            try:
+                return self._accumulated(batch, size)
+            except (RuntimeError, MemoryError) as error:
+                self.micro_batch_size = halved(size, error, batch)
+            # part of the gradient may have been added up already
+            self.optimizer.zero_grad()
+            release()
+
+    def _accumulated(self, batch: Batch, size: int) -> Tensor:
+        # dropout draws from torch's own generator: put it at this step's place
+        noise = random_stream(self.config.seed, "dropout", self.step)
+        torch.manual_seed(int(noise.integers(_LARGEST_SEED)))
+        self.model.train()
+        self.optimizer.zero_grad()
+        num_strings = len(batch.labels)
+        losses = []
+        for start in range(0, num_strings, size):
+            part = batch.part(start, start + size)
+            loss = F.cross_entropy(self.model(part.tokens, part.lengths), part.labels)
+            # a mean over the whole batch is the sum of its parts' means by their shares
+            share = loss * (len(part.labels) / num_strings)
+            share.backward()  # type: ignore[no-untyped-call]
+            losses.append(share.detach())
+        return torch.stack(losses).sum()
 
     def measure(self, last: StepResult, num_strings: int) -> Metrics:
         """Validate in distribution and add the result to ``history``."""
         batch = validation_batch(self.config, num_strings).to(self.device)
-        loss, num_correct = score(self.model, batch)
+        # what fits in training fits without gradients
+        size = self.micro_batch_size or num_strings
+        scores, _ = in_parts(lambda part: score(self.model, part), batch, size)
         measured = Metrics(
             step=self.step,
             train_loss=last.loss,
-            validation_loss=loss / num_strings,
-            validation_num_correct=num_correct,
+            validation_loss=sum(loss for loss, _ in scores) / num_strings,
+            validation_num_correct=sum(correct for _, correct in scores),
             validation_num_total=num_strings,
             learning_rate=last.learning_rate,
             gradient_norm=last.gradient_norm,
@@ -137,11 +174,13 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "history": [asdict(row) for row in self.history],
+            "last": asdict(self.last) if self.last else None,
+            "micro_batch_size": self.micro_batch_size,
         }
         return _dump(tensors, about)
 
     def restore(self, state: bytes) -> None:
-        """Continue from what `state` returned.
+        """Continue from what `state` returned; of the two micro-batches the smaller one holds.
 
         Raises:
             DamagedError: the bytes are damaged or belong to another trial.
@@ -161,6 +200,11 @@ class Training:
         self.optimizer.load_state_dict({"state": groups, "param_groups": groups_now})
         self.step, self.seconds = int(about["step"]), float(about["seconds"])
         self.history = [Metrics(**row) for row in about["history"]]
+        # a state from before these were kept was written after the measurement, with whole batches
+        if last := about.get("last"):
+            self.last = StepResult(**last)
+        sizes = (self.micro_batch_size, about.get("micro_batch_size"))
+        self.micro_batch_size = min((size for size in sizes if size), default=None)
 
 
 def new_model(config: TrialConfig) -> nn.Module:

@@ -15,6 +15,10 @@ class Work:
 
     ``driver_pid`` is the process that waits for the answer, on ``driver_host``; ``revision`` the
     code it runs. ``cell`` names the cell of the grid, ``suggestion`` the number in its search.
+    ``cpus`` and ``gpus`` are what the trial takes, for the record. ``micro_batch_size`` is the
+    most strings that go through the model at once in training, None for the whole batch; the
+    attempt lowers it by itself when memory runs out. ``trial_timeout_s`` bounds one attempt. At
+    ``report_steps`` the attempt validates and reports, whatever the time.
     """
 
     config: TrialConfig
@@ -29,6 +33,10 @@ class Work:
     revision: str = "unknown"
     cell: str = ""
     suggestion: int | None = None
+    cpus: float = 1
+    gpus: float = 0
+    micro_batch_size: int | None = None
+    trial_timeout_s: float | None = None
     report_steps: tuple[int, ...] = ()
 
     def to_json(self) -> str:
@@ -47,7 +55,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an attempt is. ``validation_accuracy`` is None before the first validation."""
+    """How far an attempt is.
+
+    ``validation_accuracy`` is None before the first validation. ``at_rung`` says that ``step`` is
+    one of the order's ``report_steps``; only then is ``validation_loss`` given, and the training
+    curve up to there is in the store.
+    """
 
     step: int
     steps: int

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     # Triton asks once, when it is first imported, and other packages import it
     os.environ["TRITON_INTERPRET"] = "1"
 
-from ldru_study.execution.submit import prepare
+from ldru_study.execution.submit import new_record, prepare
 from ldru_study.results.store import Store
 from ldru_study.spec.plan import Question
 from ldru_study.spec.study import validate_study
@@ -65,7 +65,9 @@ def submit_tiny(store: Store) -> None:
     The second is evaluated at a length that nobody asks for as well.
     """
     file = parse_yaml(TINY, "tiny.yaml")
-    submission = prepare(validate_study(file.content, file), store, ["submit", "tiny.yaml"])
+    submission = prepare(
+        validate_study(file.content, file), store, new_record(["submit", "tiny.yaml"])
+    )
     for number, trial in enumerate(submission.plan.trials[:3]):
         run_attempt(small_work(trial.config, store, *((8, 16, 99) if number == 1 else (8, 16))))
 

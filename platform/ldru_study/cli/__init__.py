@@ -6,6 +6,7 @@ import click
 
 from ldru_study import __version__
 from ldru_study.cli.analysis import analyze, report
+from ldru_study.cli.control import logs, stop
 from ldru_study.cli.group import StudyGroup
 from ldru_study.cli.registries import models, tasks
 from ldru_study.cli.spec import plan, schema, validate
@@ -24,7 +25,7 @@ def main() -> None:
     ldru-study report quick                      make a page of the failure curves
 
     Exit codes: 0 ok, 1 our bug, 2 invalid use or spec, 3 not found, 4 trials or a check failed,
-    130 interrupted (the same command goes on).
+    5 budget spent, 6 cluster unreachable, 130 interrupted (the same command goes on).
     """
 
 
@@ -34,6 +35,8 @@ for _command in (
     submit,
     status,
     list_studies,
+    logs,
+    stop,
     query,
     analyze,
     report,

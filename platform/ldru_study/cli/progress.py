@@ -197,7 +197,7 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
 
     def said(self, text: str) -> None:
         """Something else is worth knowing."""
-        self._line(text)
+        self._print(text)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the end, or None while a cell has not been tried."""
@@ -240,7 +240,10 @@ class StudyProgress(AbstractContextManager["StudyProgress"]):
         self.last_line = self.clock()
         left = self.seconds_left()
         more = "" if not left else f"; about {duration(left)} left"
-        line = f"[{self.num_over}/{self.num_to_run}] {text}{more}"
+        self._print(f"{text}{more}")
+
+    def _print(self, text: str) -> None:
+        line = f"[{self.num_over}/{self.num_to_run}] {text}"
         # as it is: names in brackets are no markup, and a log has no width
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 

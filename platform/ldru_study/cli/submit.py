@@ -72,7 +72,7 @@ def submit(
     Example: ldru-study submit study_specs/length_sweep.yaml --address http://127.0.0.1:8265 \\
                --store s3://bucket/studies --no-wait
     """
-    from ldru_study.execution.submit import prepare
+    from ldru_study.execution.submit import new_record, prepare
     from ldru_study.results.store import Store
     from ldru_study.spec.study import load_study
 
@@ -83,7 +83,8 @@ def submit(
         from ldru_study.cli.remote import submit_remotely
 
         sys.exit(submit_remotely(study, store, str(address), as_json=as_json, flags=flags))
-    submission = prepare(study, store, sys.argv[1:], retry_diverged=flags["retry_diverged"])
+    record = new_record(sys.argv[1:])
+    submission = prepare(study, store, record, retry_diverged=flags["retry_diverged"])
     sys.exit(run_here(submission, as_json=as_json, fail_fast=flags["fail_fast"], address=where))
 
 

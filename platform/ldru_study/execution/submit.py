@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ldru_study.results.facts import read_facts
 from ldru_study.results.heartbeat import forget_dead
@@ -44,15 +45,20 @@ class Submission:
         self.store.save_study(self.spec.name, {"resolved.json": record})
 
 
+def new_record(command: Sequence[str]) -> dict[str, Any]:
+    """Return the record of a new submission: its id, the code that runs and where it was given."""
+    return provenance(command) | {"submission_id": new_attempt_id()}
+
+
 def prepare(
-    spec: StudySpec, store: Store, command: Sequence[str], *, retry_diverged: bool = False
+    spec: StudySpec, store: Store, record: dict[str, Any], *, retry_diverged: bool = False
 ) -> Submission:
     """Plan a study against its store and record what was asked.
 
     Args:
         spec: a valid study.
         store: where it lives.
-        command: the arguments of the submission, for the record.
+        record: of the submission, by `new_record`; on a cluster by the machine that sent it.
         retry_diverged: train trials again whose training ended in NaN.
 
     Raises:
@@ -62,14 +68,14 @@ def prepare(
     forget_dead(store)
     held = holdings_for(store, read_facts(store), spec)
     plan = plan_study(spec, held, retry_diverged=retry_diverged)
-    submission_id = new_attempt_id()
-    record = provenance(command) | {"submission_id": submission_id}
+    submission_id = record["submission_id"]
     earlier = store.provenance(spec.name)["submissions"] if spec.name in store.studies() else []
+    others = [one for one in earlier if one.get("submission_id") != submission_id]
     store.save_study(
         spec.name,
         {
             "spec.yaml": spec.text.encode(),
-            "provenance.json": _json({"submissions": [*earlier, record]}),
+            "provenance.json": _json({"submissions": [*others, record]}),
             # last: a study exists once its resolved form does
             "resolved.json": _json(resolved(spec, plan)),
         },

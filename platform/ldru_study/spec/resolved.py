@@ -27,6 +27,7 @@ def resolved(spec: StudySpec, plan: StudyPlan) -> dict[str, Any]:
                 "cell": trial.cell.key,
                 "model_label": trial.cell.axes["model"],
                 "axes": dict(trial.cell.axes),
+                "suggestion": trial.suggestion,
                 "config": trial.config.model_dump(mode="json"),
                 "questions": [[q.length, q.num_total, q.eval_seed] for q in trial.questions],
             }

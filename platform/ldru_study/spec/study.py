@@ -19,7 +19,7 @@ from ldru_study.spec.search import SearchConfig
 from ldru_study.spec.strict import Strict
 from ldru_study.spec.suggestions import corners, lay_over, space_of
 from ldru_study.spec.trial import Count, Positive, TrialConfig
-from ldru_study.spec.yaml_file import YamlFile, parse_scalar, read_yaml
+from ldru_study.spec.yaml_file import YamlFile, parse_scalar, parse_yaml, read_yaml
 
 
 def _as_seeds(value: Any) -> Any:
@@ -180,7 +180,15 @@ def load_study(path: Path, changes: Sequence[str] = ()) -> StudySpec:
         NotFoundError: there is no such file.
         SpecError: every problem of the file and of the changes, in one error.
     """
-    file = read_yaml(path)
+    return _changed_study(read_yaml(path), changes)
+
+
+def parse_study(text: str, source: str, changes: Sequence[str] = ()) -> StudySpec:
+    """Return the study in a text; ``source`` says where it is from. See `load_study`."""
+    return _changed_study(parse_yaml(text, source), changes)
+
+
+def _changed_study(file: YamlFile, changes: Sequence[str]) -> StudySpec:
     content, problems = _changed(file.content, changes)
     if problems:
         raise SpecError(file.source, problems)

@@ -1,0 +1,101 @@
+"""Follow a study that is driven elsewhere, by what its trials leave in the store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from ldru_study.results.drivers import read_drivers
+from ldru_study.results.facts import Facts, read_facts
+from ldru_study.results.store import Store
+from ldru_study.spec.trial import TrialConfig
+from ldru_study.training.work import Outcome, Progress, Work
+
+if TYPE_CHECKING:
+    from ldru_study.execution.tune import Listener
+
+
+class Follower:
+    """Tells a listener what becomes of a study's trials, as a run in this process would.
+
+    Args:
+        store: where the study lives.
+        study: its name.
+        listener: told of what happens from now on.
+    """
+
+    def __init__(self, store: Store, study: str, listener: Listener) -> None:
+        self.store, self.study, self.listener = store, study, listener
+        self._works: dict[str, Work] = {}
+        self._begun: set[str] = set()
+        self._ended = set(_ends(read_facts(store)))
+
+    def poll(self) -> None:
+        """Tell what happened since the last call.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        facts = read_facts(self.store)
+        for beat in facts.beats.values():
+            work = self._work(beat.trial_id)
+            if work is None or beat.attempt_id in self._ended:
+                continue
+            if beat.attempt_id not in self._begun:
+                self._begun.add(beat.attempt_id)
+                self.listener.started(work)
+            self.listener.progressed(
+                work,
+                Progress(
+                    beat.step, beat.steps, beat.validation_accuracy, attempt_id=beat.attempt_id
+                ),
+            )
+        for attempt_id, row in _ends(facts).items():
+            if attempt_id in self._ended:
+                continue
+            self._ended.add(attempt_id)
+            at = facts.attempts.slice(row, 1).to_pylist()[0]
+            work = self._work(at["trial_id"])
+            if work is None or at["study"] != self.study:
+                continue
+            if at["state"] == "interrupted":
+                self.listener.said(f"{work.cell} seed {work.config.seed}: {at['message']}.")
+                continue
+            seconds = at["seconds"] or 0.0
+            self.listener.ended(
+                work, Outcome(at["state"], at["cause"], at["message"], seconds, attempt_id)
+            )
+
+    def is_driven(self) -> bool:
+        """Whether a driver of the study gives signs of life."""
+        return any(driver.is_alive for driver in read_drivers(self.store, self.study))
+
+    def _work(self, trial_id: str) -> Work | None:
+        if trial_id not in self._works:
+            self._read_works()
+        return self._works.get(trial_id)
+
+    def _read_works(self) -> None:
+        # a search adds trials while it runs
+        found: list[tuple[str, dict[str, object], int | None]] = []
+        for trial in self.store.study(self.study)["trials"]:
+            found.append((trial["cell"], trial["config"], trial["suggestion"]))
+        rows, _ = self.store.read("suggestions")
+        for row in rows.filter(pc.equal(rows["study"], self.study)).to_pylist():
+            if row["config"] is not None:
+                found.append((row["cell"], json.loads(row["config"]), row["number"]))
+        for cell, raw, suggestion in found:
+            config = TrialConfig.model_validate(raw)
+            self._works[config.trial_id] = Work(
+                config, (), self.study, self.store.uri, cell=cell, suggestion=suggestion
+            )
+
+
+def _ends(facts: Facts) -> dict[str, int]:
+    """Return the row of the end of every ended attempt."""
+    attempts = facts.attempts
+    is_end = pc.equal(attempts["event"], "end")
+    rows = pc.indices_nonzero(is_end).to_pylist()
+    return dict(zip(attempts["attempt_id"].filter(is_end).to_pylist(), rows, strict=True))

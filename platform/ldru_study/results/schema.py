@@ -60,6 +60,8 @@ ATTEMPTS = pa.schema(
         ("versions", pa.string()),
     ]
 )
+# rows of evaluations answer the same question when they agree in these
+QUESTION = ("length", "num_total", "eval_seed")
 TABLES = {"attempts": ATTEMPTS, "evaluations": EVALUATIONS, "metrics": METRICS}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ldru_study.errors import SpecError
 from ldru_study.spec.grid import Cell
@@ -27,9 +28,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a store holds, as far as planning needs it."""
+    """What a store holds, as far as planning needs it.
 
-    trained: frozenset[str] = frozenset()
+    ``trained`` is asked only about trials with open questions, so a store may look when asked.
+    """
+
+    trained: Container[str] = frozenset()
     answered: Mapping[str, frozenset[Question]] = field(default_factory=dict)
     diverged: frozenset[str] = frozenset()
     running: frozenset[str] = frozenset()
@@ -89,9 +93,10 @@ def plan_study(
         except ValueError as error:
             problems.append(f"{cell.key}: {error}")
             continue
-        for seed in spec.file.seeds:
-            config = cell.trial(seed)
-            trials.append(_planned(cell, config, questions, held, retry_diverged))
+        trials += [
+            _planned(cell, cell.trial(seed), questions, held, retry_diverged)
+            for seed in spec.file.seeds
+        ]
     if problems:
         raise SpecError(spec.name, problems)
     return StudyPlan(tuple(trials))
@@ -106,16 +111,24 @@ def questions_of(config: TrialConfig, evaluate: EvaluateConfig) -> tuple[Questio
     Raises:
         ValueError: the task has no usable training length.
     """
-    sampler = BalancedSampler(find_task(config.task).automaton)
-    train = config.train
-    if not sampler.covered_lengths(train.min_length, train.max_length).size:
+    lengths = _lengths_of(config.task, config.train.min_length, config.train.max_length, evaluate)
+    return tuple(Question(length, evaluate.strings, evaluate.seed) for length in lengths)
+
+
+# the cells of a large grid differ in what has no say here
+@lru_cache(maxsize=1024)
+def _lengths_of(
+    task: str, min_length: int, max_length: int, evaluate: EvaluateConfig
+) -> tuple[int, ...]:
+    sampler = BalancedSampler(find_task(task).automaton)
+    if not sampler.covered_lengths(min_length, max_length).size:
         raise ValueError(
-            f"between lengths {train.min_length} and {train.max_length}, {config.task} has none "
+            f"between lengths {min_length} and {max_length}, {task} has none "
             "at which every label exists. Raise train.max_length."
         )
-    wanted = [round(multiple * train.max_length) for multiple in evaluate.multiples]
+    wanted = [round(multiple * max_length) for multiple in evaluate.multiples]
     lengths = {sampler.nearest_covered(max(1, length)) for length in (*wanted, *evaluate.lengths)}
-    return tuple(Question(length, evaluate.strings, evaluate.seed) for length in sorted(lengths))
+    return tuple(sorted(lengths))
 
 
 def _planned(

@@ -72,6 +72,20 @@ def test_a_damaged_file_is_named_and_nothing_else_is_lost(tiny, command):
     assert json.loads(run("query", states, "--json", store=tiny).stdout) == [{"n": 2}]
 
 
+@pytest.mark.parametrize("name", ["resolved.json", "provenance.json"])
+def test_a_damaged_study_leaves_the_others(tiny, name):
+    store = Store(tiny)
+    for file in ("resolved.json", "provenance.json"):
+        data = store.files.read(f"studies/tiny/{file}")
+        store.files.write(f"studies/other/{file}", data[:9] if file == name else data)
+    done = run("list", "--json", store=tiny)
+    assert done.exit_code == 4
+    assert f"Warning: studies/other/{name}: is damaged (" in done.stderr
+    submitted = {row["study"]: row["submitted"] for row in json.loads(done.stdout)}
+    assert submitted.pop("tiny")
+    assert submitted == ({} if name == "resolved.json" else {"other": None})
+
+
 def test_a_damaged_file_is_in_the_report(tiny, tmp_path):
     store = Store(tiny)
     name = store.files.list("evaluations")[0].name

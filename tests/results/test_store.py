@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldru_study.errors import NotFoundError, StoreError
-from ldru_study.results.facts import newest, read_facts
+from ldru_study.results.facts import read_facts
 from ldru_study.results.files import FileRoot
+from ldru_study.results.rows import newest
 from ldru_study.results.schema import EVALUATIONS, SCHEMA_VERSION, versioned
 from ldru_study.results.store import Store, new_attempt_id
 
@@ -164,6 +165,29 @@ def test_a_damaged_study_file_says_so(store):
     store.save_study("alpha", {"resolved.json": b"{"})
     with pytest.raises(StoreError, match=r"studies/alpha/resolved\.json: is damaged"):
         store.study("alpha")
+
+
+def test_a_study_in_the_form_of_another_version_says_so(store):
+    store.save_study("alpha", {"resolved.json": b'{"trials": []}'})
+    with pytest.raises(StoreError, match=r"alpha/resolved\.json: has no 'cells'.*Submit the study"):
+        store.study("alpha")
+
+
+def test_all_checkpoints_are_listed_only_when_a_weight_is_asked_for(store, monkeypatch):
+    store.files.write("checkpoints/t1/weights.safetensors", b"weights")
+    store.files.write("checkpoints/t2/state.safetensors", b"not yet")
+    listed = []
+    real = FileRoot.list
+
+    def watched(self, folder, **more):
+        listed.append(folder)
+        return real(self, folder, **more)
+
+    monkeypatch.setattr(FileRoot, "list", watched)
+    holdings = read_facts(store).holdings
+    assert "checkpoints" not in listed
+    assert [name in holdings.trained for name in ("t1", "t2", "t1")] == [True, False, True]
+    assert listed.count("checkpoints") == 1
 
 
 def test_an_unknown_filesystem_is_refused():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from ldru_study.spec.plan import Holdings, Question, plan_study
+from ldru_study.spec.resolved import resolved
 from ldru_study.spec.study import validate_study
 from ldru_study.spec.trial import RECIPE, TrainConfig, TrialConfig
 from ldru_study.spec.yaml_file import parse_yaml
@@ -59,6 +63,21 @@ def test_what_is_held_is_not_done_again():
     assert [question.length for question in plan.trials[1].missing] == [41, 82]
 
 
+def test_weights_are_asked_about_only_where_a_question_is_open():
+    (first, second, *_), holdings = held()
+
+    class Asked(set):
+        def __contains__(self, trial_id):
+            self.add(trial_id)
+            return True
+
+    asked = Asked()
+    plan = plan_study(read(), dataclasses.replace(holdings, trained=asked))
+    assert asked == {trial.trial_id for trial in plan.trials} - {first}
+    assert [trial.state for trial in plan.trials] == ["done", *["evaluate"] * 3]
+    assert second in asked
+
+
 @pytest.mark.parametrize("state", ["diverged", "running"])
 def test_what_would_fail_again_or_runs_elsewhere_is_left(state):
     _, holdings = held(**{state: True})
@@ -77,6 +96,22 @@ def test_other_questions_train_nothing(change):
     trained = Holdings(trained=frozenset(trial.trial_id for trial in plan.trials))
     asked = plan_study(read(SPEC.replace(*change)), trained)
     assert {trial.state for trial in asked.trials} == {"evaluate"}
+
+
+def test_the_resolved_form_says_once_what_the_trials_of_a_cell_share():
+    spec, plan = read(), plan_study(read())
+    form = json.loads(json.dumps(resolved(spec, plan)))
+    assert form["seeds"] == [0, 1]
+    assert [cell["cell"] for cell in form["cells"]] == ["parity_check/lstm", "d_4/lstm"]
+    told = [
+        (TrialConfig.model_validate(cell["config"] | {"seed": seed}), trial_id, cell["questions"])
+        for cell in form["cells"]
+        for seed, trial_id in zip(form["seeds"], cell["trial_ids"], strict=True)
+    ]
+    assert told == [
+        (t.config, t.trial_id, [[q.length, q.num_total, q.eval_seed] for q in t.questions])
+        for t in plan.trials
+    ]
 
 
 def trial(**fields):

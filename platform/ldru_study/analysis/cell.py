@@ -141,6 +141,7 @@ def _flags(
 ) -> tuple[str, ...]:
     # a pooled crossing is no one's failure, so its bracket is not held against it
     found = {flag for verdict in seeds for flag in verdict.flags}
+    found |= {"oracle_selection"} if cell.chosen_by == "oracle" else set()
     most = {kind for kind, count in counts.items() if count == max(counts.values())}
     undecided = "inconclusive" in most | {pooled.kind if pooled else "inconclusive"}
     if pooled is not None and not undecided and pooled.kind not in most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,13 @@ from ldru_study.analysis.verdict import VerdictSettings
 from ldru_study.results.query import Database
 from ldru_study.results.store import Store
 
-_COUNTS = ("lengths", "num_correct", "num_total", "chance")
+# field of a curve, column of evaluations
+_COUNTS = (
+    ("lengths", "length"),
+    ("num_correct", "num_correct"),
+    ("num_total", "num_total"),
+    ("chance", "chance"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,93 +64,89 @@ def collect(store: Store, study: str) -> StudyCounts:
     """
     asked = store.study(study)
     database = Database(store)
-    trials = {
-        row["trial_id"]: row
-        for row in database.rows(
-            "select trial_id, state, cause from trials where study = $study", study=study
-        )
-    }
-    curves = _curves(database, study, asked["trials"])
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for trial in asked["trials"]:
-        cells.setdefault(trial["cell"], []).append(trial)
-    states = [row["state"] for row in trials.values()]
+    trials = database.rows(
+        "select cell, seed, trial_id, state, cause, suggestion, "
+        "train.max_length as train_max_length "
+        "from trials where study = $study",
+        study=study,
+    )
+    states = Counter(trial["state"] for trial in trials)
+    # a setting that a search tried and that failed is a result of the search
+    trials = [trial for trial in trials if trial["suggestion"] is None]
+    curves = _curves(database, study, trials)
+    of_cell: dict[str, list[dict[str, Any]]] = {cell["cell"]: [] for cell in asked["cells"]}
+    for trial in trials:
+        of_cell[trial["cell"]].append(trial)
     analysis = asked["analysis"]
     return StudyCounts(
         name=study,
         question=asked["question"],
-        cells=tuple(_cell(key, mine, curves, trials) for key, mine in cells.items()),
+        cells=tuple(_cell(cell, of_cell[cell["cell"]], curves) for cell in asked["cells"]),
         settings=VerdictSettings(
             sharp_ratio=analysis["sharp_ratio"],
             learned_level=analysis["learned_level"],
             near_perfect=analysis["near_perfect"],
         ),
-        states={state: states.count(state) for state in sorted(set(states))},
-        failures=_failures(database, asked["trials"], trials),
+        states=dict(sorted(states.items())),
+        failures=_failures(database, trials),
         damage=tuple(map(str, database.damage)),
     )
 
 
 def _curves(database: Database, study: str, trials: list[dict[str, Any]]) -> dict[str, LengthCurve]:
+    counts = ", ".join(f"list({column} order by length) as {name}" for name, column in _COUNTS)
     rows = database.rows(
-        "select trial_id, list(length) as lengths, list(num_correct) as num_correct, "
-        "list(num_total) as num_total, list(chance) as chance "
-        "from evaluations where study = $study group by trial_id",
+        f"select trial_id, {counts} from evaluations where study = $study group by trial_id",
         study=study,
     )
-    configs = {trial["trial_id"]: trial["config"] for trial in trials}
+    counts_of = {row.pop("trial_id"): row for row in rows}
     return {
-        row["trial_id"]: LengthCurve(
-            seed=configs[row["trial_id"]]["seed"],
-            train_max_length=configs[row["trial_id"]]["train"]["max_length"],
-            **{name: row[name] for name in _COUNTS},
+        trial["trial_id"]: LengthCurve(
+            seed=trial["seed"],
+            train_max_length=trial["train_max_length"],
+            **counts_of[trial["trial_id"]],
         )
-        for row in rows
+        for trial in trials
+        if trial["trial_id"] in counts_of
     }
 
 
 def _cell(
-    key: str,
-    trials: list[dict[str, Any]],
-    curves: Mapping[str, LengthCurve],
-    states: Mapping[str, Mapping[str, Any]],
+    cell: Mapping[str, Any], trials: list[dict[str, Any]], curves: Mapping[str, LengthCurve]
 ) -> CellCurves:
-    axes = {name: shown for name, shown in trials[0]["axes"].items() if name not in _NAMED}
     return CellCurves(
-        task=trials[0]["config"]["task"],
-        model=trials[0]["model_label"],
-        key=key,
+        task=cell["config"]["task"],
+        model=cell["axes"]["model"],
+        key=cell["cell"],
         curves=tuple(curves[trial["trial_id"]] for trial in trials if trial["trial_id"] in curves),
-        axes=axes,
+        chosen_by=_chosen_by(cell),
+        axes={name: shown for name, shown in cell["axes"].items() if name not in _NAMED},
         failed={
-            trial["config"]["seed"]: states[trial["trial_id"]]["cause"]
+            trial["seed"]: trial["cause"]
             for trial in trials
-            if trial["trial_id"] not in curves and states[trial["trial_id"]]["state"] == "failed"
+            if trial["trial_id"] not in curves and trial["state"] == "failed"
         },
     )
+
+
+def _chosen_by(cell: Mapping[str, Any]) -> str | None:
+    search = cell.get("search")
+    return search and ("oracle" if search["is_oracle"] else "search")
 
 
 _NAMED = ("task", "model")
 
 
-def _failures(
-    database: Database, trials: list[dict[str, Any]], states: Mapping[str, Mapping[str, Any]]
-) -> tuple[Failure, ...]:
-    ends = {
-        row["trial_id"]: row
-        for row in database.rows(
-            "select trial_id, message, traceback from attempts where event = 'end' "
-            "and state = 'failed' order by attempt_id"
-        )
-    }
+def _failures(database: Database, trials: list[dict[str, Any]]) -> tuple[Failure, ...]:
+    ends = database.facts.ended
     return tuple(
         Failure(
             cell=trial["cell"],
-            seed=trial["config"]["seed"],
-            cause=states[trial["trial_id"]]["cause"],
+            seed=trial["seed"],
+            cause=trial["cause"],
             message=ends[trial["trial_id"]]["message"] or "",
             traceback=ends[trial["trial_id"]]["traceback"] or "",
         )
         for trial in trials
-        if states[trial["trial_id"]]["state"] == "failed"
+        if trial["state"] == "failed"
     )

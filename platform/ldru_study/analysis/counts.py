@@ -100,6 +100,8 @@ class CellCurves:
         curves: one curve per seed that was evaluated; seeds are distinct.
         axes: the other axes of the grid and this cell's value on each.
         failed: cause of failure of each seed that has no curve.
+        chosen_by: who chose the settings: None for the study file, ``search``, or ``oracle`` for a
+            search on lengths that also judge.
 
     Raises:
         ValueError: a seed occurs twice.
@@ -111,6 +113,7 @@ class CellCurves:
     curves: tuple[LengthCurve, ...]
     axes: Mapping[str, object] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
+    chosen_by: str | None = None
 
     @property
     def label(self) -> str:

@@ -21,6 +21,7 @@ FLAGS = {
     "uninformative_lengths": "left out lengths where a constant answer is nearly always right",
     "length_parity": "residuals depend on whether the length is odd or even",
     "tree_depth": "residuals depend on ceil(log2 length)",
+    "oracle_selection": "settings were chosen on lengths that also judge: accuracy is flattered",
     "pooling_artefact": "the pooled curve looks unlike most of the seeds it is made of",
 }
 

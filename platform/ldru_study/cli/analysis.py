@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from ldru_study.cli.group import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ldru_study.results.search_table import SearchRow
     from ldru_study.results.store import Store
 
 
@@ -44,6 +47,85 @@ def verdicts(study: str, store_uri: str, as_json: bool) -> None:
 
     is_whole = print_verdicts(Store(store_uri), study_name(study), as_json=as_json)
     sys.exit(0 if is_whole else FAILED)
+
+
+@analyze.command()
+@click.argument("study")
+@store_option
+@json_option
+@click.option(
+    "--optuna",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write every search as an Optuna study into a new SQLite file; "
+    "`optuna-dashboard sqlite:///FILE` opens it.",
+)
+def search(study: str, store_uri: str, as_json: bool, optuna: Path | None) -> None:
+    """Show what a study's searches tried, cell by cell, and what won.
+
+    STUDY is a study's name or its YAML file. With several objectives the column 'front' marks the
+    settings that no other beats in all of them.
+
+    \b
+    Example: ldru-study analyze search search --optuna search.db
+    """
+    from ldru_study.results.search_table import read_searches, rows_of
+    from ldru_study.results.store import Store
+
+    spec, searches = read_searches(Store(store_uri), study_name(study))
+    assert spec.file.search is not None  # noqa: S101 - read_searches refuses studies without
+    objectives = spec.file.search.objective
+    rows = rows_of(searches)
+    if as_json:
+        print_json(
+            {
+                "study": spec.name,
+                "objectives": list(objectives),
+                "is_oracle": any(one.is_oracle for one in searches),
+                "suggestions": [_search_json(row, objectives) for row in rows],
+            }
+        )
+    else:
+        print_table(
+            ("cell", "number", "state", *objectives, "front", "settings"),
+            [_search_cells(row, len(objectives)) for row in rows],
+            right=("number", *objectives),
+            keys=("cell", "number"),
+        )
+        for one in searches:
+            if not one.is_over:
+                left = one.num_trials - sum(made.is_over for made in one.suggestions)
+                say(f"{one.cell.key}: {left} of {one.num_trials} settings are still to be tried.")
+        if any(one.is_oracle for one in searches):
+            say("Oracle selection: settings are chosen on lengths that also judge.")
+    if optuna is not None:
+        from ldru_study.execution.optuna_export import export_searches
+
+        export_searches(searches, spec, optuna)
+        say(f"{optuna}: {len(searches)} Optuna studies. `optuna-dashboard sqlite:///{optuna}`")
+
+
+def _search_json(row: SearchRow, objectives: Sequence[str]) -> dict[str, Any]:
+    values = [None] * len(objectives) if row.values is None else row.values
+    return {
+        "cell": row.cell,
+        "number": row.number,
+        "state": row.state,
+        "params": dict(row.params),
+        "values": dict(zip(objectives, values, strict=True)),
+        "on_front": row.on_front,
+        "is_winner": row.is_winner,
+    }
+
+
+def _search_cells(row: SearchRow, num_objectives: int) -> list[Any]:
+    values = [""] * num_objectives if row.values is None else [f"{v:.4g}" for v in row.values]
+    settings = ", ".join(
+        f"{path}={value:.4g}" if isinstance(value, float) else f"{path}={value}"
+        for path, value in row.params.items()
+    )
+    mark = "winner" if row.is_winner else "front" if row.on_front else ""
+    return [row.cell, row.number, row.state, *values, mark, settings]
 
 
 @click.command()

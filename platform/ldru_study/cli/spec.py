@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from ldru_study.cli.group import (
     spec_argument,
     store_option,
 )
+
+if TYPE_CHECKING:
+    from ldru_study.spec.plan import PlannedTrial
 
 
 @click.command()
@@ -71,8 +75,11 @@ def plan(spec: Path, changes: tuple[str, ...], store_uri: str, as_json: bool) ->
         )
         return
     rows = []
+    of_cell: dict[str, list[PlannedTrial]] = {}
+    for trial in planned.trials:
+        of_cell.setdefault(trial.cell.key, []).append(trial)
     for cell in study.cells:
-        mine = [trial for trial in planned.trials if trial.cell is cell]
+        mine = of_cell[cell.key]
         lengths = [question.length for question in mine[0].questions]
         states = ", ".join(
             f"{sum(trial.state == state for trial in mine)} {words}"

@@ -33,17 +33,24 @@ def list_studies(store_uri: str, as_json: bool) -> None:
     Example: ldru-study list
     """
     from ldru_study.results.query import Database
-    from ldru_study.results.store import Store
+    from ldru_study.results.store import DamagedFileError, Store
 
     store = Store(store_uri)
     database = Database(store)
-    warn_damage(database.damage)
+    damage = list(database.damage)
+    counts: dict[str, Counter[str]] = {name: Counter() for name in database.studies}
+    for row in database.rows("select study, state, count(*) as n from trials group by all"):
+        counts[row["study"]][row["state"]] = row["n"]
     rows = []
-    for name in store.studies():
-        study = store.study(name)
-        states = _states(database, name)
-        last = store.provenance(name)["submissions"][-1]["at"]
-        rows.append((name, sum(states.values()), _shown(states), last, study["question"]))
+    for name, study in database.studies.items():
+        try:
+            submitted = store.provenance(name)["submissions"][-1]["at"]
+        except DamagedFileError as error:
+            damage.append(error.damage)
+            submitted = None
+        states = counts[name]
+        rows.append((name, sum(states.values()), _shown(states), submitted, study["question"]))
+    warn_damage(damage)
     columns = ("study", "trials", "states", "submitted", "question")
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -51,7 +58,7 @@ def list_studies(store_uri: str, as_json: bool) -> None:
         print_table(columns, rows, right=("trials",))
     else:
         say(f"{store.uri}: no studies yet. `ldru-study submit SPEC` makes one.")
-    sys.exit(FAILED if database.damage else 0)
+    sys.exit(FAILED if damage else 0)
 
 
 @click.command()
@@ -71,10 +78,10 @@ def status(study: str | None, store_uri: str, as_json: bool) -> None:
     from ldru_study.results.store import Store
 
     store = Store(store_uri)
-    names = [study] if study else store.studies()
     if study:
         store.study(study)
     database = Database(store)
+    names = [study] if study else list(database.studies)
     beats = database.facts.beats
     warn_damage(database.damage)
     found = []
@@ -122,11 +129,6 @@ def _why(row: dict[str, Any], database: Database) -> str:
         trial_id=row["trial_id"],
     )
     return str(ends[0]["message"]) if ends else ""
-
-
-def _states(database: Database, study: str) -> Counter[str]:
-    rows = database.rows("select state from trials where study = $study", study=study)
-    return Counter(row["state"] for row in rows)
 
 
 def _shown(states: Counter[str]) -> str:

@@ -11,13 +11,7 @@ from ldru_study.execution.search import CellSearch
 from ldru_study.execution.submit import Submission, work_of
 from ldru_study.results.facts import read_facts
 from ldru_study.results.searches import holdings_for, measures_of, record_suggestion
-from ldru_study.spec.plan import (
-    PlannedSearch,
-    PlannedTrial,
-    plan_cell,
-    questions_of,
-    search_questions,
-)
+from ldru_study.spec.plan import PlannedSearch, PlannedTrial, plan_cell
 from ldru_study.spec.search import SearchConfig
 from ldru_study.training.work import Outcome, Work
 
@@ -133,8 +127,7 @@ class _Searching:
         assert config is not None  # noqa: S101 - our own invariant
         self.submission, self.cell, self.config = submission, planned.cell, config
         self.search = CellSearch(planned.cell, config, planned.suggestions)
-        judging = questions_of(planned.cell.config, submission.spec.file.evaluate)
-        self.questions = search_questions(planned.cell.config, config, judging)
+        self.questions = planned.questions
         self.running: set[int] = set()
         self.asha = None
         if config.early_stopping is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -79,13 +79,19 @@ class Follower:
 
     def _read_works(self) -> None:
         # a search adds trials while it runs
-        found: list[tuple[str, dict[str, object], int | None]] = []
-        for trial in self.store.study(self.study)["trials"]:
-            found.append((trial["cell"], trial["config"], trial["suggestion"]))
+        resolved = self.store.study(self.study)
+        found: list[tuple[str, dict[str, Any], int | None]] = []
+        searches = {}
+        for cell in resolved["cells"]:
+            if "search" in cell:
+                searches[cell["search"]["search_id"]] = cell["cell"]
+            for seed, _ in zip(resolved["seeds"], cell["trial_ids"], strict=False):
+                found.append((cell["cell"], cell["config"] | {"seed": seed}, None))
         rows, _ = self.store.read("suggestions")
-        for row in rows.filter(pc.equal(rows["study"], self.study)).to_pylist():
-            if row["config"] is not None:
-                found.append((row["cell"], json.loads(row["config"]), row["number"]))
+        for row in rows.to_pylist() if searches else ():
+            if row["search_id"] in searches and row["config"] is not None:
+                config = json.loads(row["config"])
+                found.append((searches[row["search_id"]], config, row["number"]))
         for cell, raw, suggestion in found:
             config = TrialConfig.model_validate(raw)
             self._works[config.trial_id] = Work(

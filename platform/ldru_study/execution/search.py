@@ -200,7 +200,7 @@ class CellSearch:
                 )
             case "grid":
                 grid = {
-                    path: [_external(dimension, value) for value in dimension.values()]
+                    path: [external(dimension, value) for value in dimension.values()]
                     for path, dimension in self.space.items()
                 }
                 return _Grid(grid, seed=seed)
@@ -224,7 +224,7 @@ class CellSearch:
         # any sampler will do where every value is given
         self.study.sampler = optuna.samplers.RandomSampler(seed=0)
         self.study.enqueue_trial(
-            {path: _external(self.space[path], value) for path, value in made.params.items()}
+            {path: external(self.space[path], value) for path, value in made.params.items()}
         )
         self._ask()
 
@@ -238,7 +238,8 @@ class CellSearch:
             )
 
 
-def _distribution(dimension: Dimension) -> BaseDistribution:
+def distribution_of(dimension: Dimension) -> BaseDistribution:
+    """Return a dimension as Optuna knows it."""
     match dimension:
         case ChoiceDimension():
             return CategoricalDistribution([_label(value) for value in dimension.options])
@@ -251,7 +252,7 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def _suggest(trial: optuna.Trial, path: str, dimension: Dimension) -> Any:
-    match _distribution(dimension):
+    match distribution_of(dimension):
         case CategoricalDistribution() as categorical:
             label = trial.suggest_categorical(path, categorical.choices)
             return next(value for value in dimension.values() if _label(value) == label)
@@ -268,7 +269,8 @@ def _label(value: Any) -> CategoricalChoiceType:
     return value if plain else json.dumps(value, sort_keys=True)
 
 
-def _external(dimension: Dimension, value: Any) -> Any:
+def external(dimension: Dimension, value: Any) -> Any:
+    """Return a value of a dimension as Optuna stores it."""
     return _label(value) if isinstance(dimension, ChoiceDimension) else value
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ldru_study.results.heartbeat import Heartbeat, read_heartbeats
+from ldru_study.results.rows import newest, select
+from ldru_study.results.schema import QUESTION
 from ldru_study.results.store import Damage, Store
 from ldru_study.spec.plan import Holdings, Question
 
@@ -20,44 +23,88 @@ WEIGHTS_FILE = "weights.safetensors"
 class Facts:
     """One reading of a store.
 
-    ``evaluations`` and ``metrics`` hold committed rows, one per trial and question (or step);
-    ``ended`` maps a trial to the end of its newest ended attempt, ``started`` to all attempt ids;
-    ``beats`` are the attempts that run now.
+    ``answers`` holds every row of evaluations, ``attempts`` every start and end, ``beats`` the
+    attempts that run now. All else follows from these and is computed when first asked for.
     """
 
-    evaluations: pa.Table
+    store: Store
+    answers: pa.Table
     attempts: pa.Table
-    trained: frozenset[str]
-    ended: Mapping[str, Mapping[str, Any]]
-    started: Mapping[str, tuple[str, ...]]
     beats: Mapping[str, Heartbeat]
     damage: tuple[Damage, ...]
 
     @cached_property
+    def evaluations(self) -> pa.Table:
+        """The rows that count: one per trial and question, sorted."""
+        return newest(self.answers, QUESTION)
+
+    @cached_property
+    def answered(self) -> Mapping[str, frozenset[Question]]:
+        """The questions that each trial has answered."""
+        # most trials answered the same: their sets are made once
+        groups = select(
+            "select questions, list(trial_id) as trial_ids from ("
+            f"  select trial_id, list_sort(list(distinct row({', '.join(QUESTION)}))) as questions"
+            "   from rows group by trial_id"
+            ") group by questions",
+            self.answers,
+        )
+        answered = {}
+        for questions, trial_ids in zip(*(column.to_pylist() for column in groups), strict=True):
+            found = frozenset(Question(*question.values()) for question in questions)
+            answered.update(dict.fromkeys(trial_ids, found))
+        return answered
+
+    @cached_property
+    def trained(self) -> frozenset[str]:
+        """The trials whose weights are there; asking lists all checkpoints."""
+        return frozenset(
+            entry.name.split("/")[1]
+            for entry in self.store.files.list("checkpoints", recursive=True)
+            if entry.name.endswith(f"/{WEIGHTS_FILE}")
+        )
+
+    @cached_property
+    def started(self) -> Mapping[str, tuple[str, ...]]:
+        """All attempts at each trial, oldest first."""
+        found = select(
+            "select trial_id, list(attempt_id order by attempt_id) from rows "
+            "where event = 'start' group by trial_id",
+            self.attempts,
+        )
+        trial_ids, attempts = (column.to_pylist() for column in found)
+        return dict(zip(trial_ids, map(tuple, attempts), strict=True))
+
+    @cached_property
+    def ended(self) -> Mapping[str, Mapping[str, Any]]:
+        """How the newest ended attempt at each trial ended."""
+        return {row["trial_id"]: row for row in self._ends.to_pylist()}
+
+    @cached_property
+    def _ends(self) -> pa.Table:
+        ends = self.attempts.filter(pc.equal(self.attempts["event"], "end"))
+        return newest(ends.select(["trial_id", "attempt_id", *_END]), ())
+
+    @cached_property
     def holdings(self) -> Holdings:
         """The facts that planning needs."""
-        answered: dict[str, set[Question]] = {}
-        rows = self.evaluations.select(["trial_id", "length", "num_total", "eval_seed"])
-        for trial_id, *question in zip(*(column.to_pylist() for column in rows), strict=True):
-            answered.setdefault(trial_id, set()).add(Question(*question))
+        diverged = self._ends.filter(pc.equal(self._ends["cause"], "diverged"))
         return Holdings(
-            trained=self.trained,
-            answered={trial_id: frozenset(found) for trial_id, found in answered.items()},
-            diverged=frozenset(
-                trial_id for trial_id, end in self.ended.items() if end["cause"] == "diverged"
-            ),
+            trained=_WhenAsked(lambda: self.trained),
+            answered=self.answered,
+            diverged=frozenset(diverged["trial_id"].to_pylist()),
             running=frozenset(self.beats),
         )
 
-    def state_of(self, trial_id: str, questions: Sequence[Question]) -> tuple[str, str | None]:
+    def state_of(self, trial_id: str, questions: Collection[Question]) -> tuple[str, str | None]:
         """Return a trial's state and, when it failed, the cause.
 
         The states are ``done`` (every question is answered, or the training is over when none is
         asked), ``running``, ``failed``, ``pruned`` (stopped early by a search), ``interrupted``
         (an attempt stopped without an end) and ``waiting``.
         """
-        answered = self.holdings.answered.get(trial_id, frozenset())
-        if set(questions) <= answered if questions else trial_id in self.trained:
+        answered = self.answered.get(trial_id, frozenset())
+        if answered.issuperset(questions) if questions else trial_id in self.trained:
             return "done", None
         if trial_id in self.beats:
             return "running", None
@@ -71,42 +118,27 @@ class Facts:
         return ("interrupted", None) if attempts else ("waiting", None)
 
 
+_END = ("state", "cause", "message", "traceback", "step", "seconds")
+
+
+@dataclass(frozen=True)
+class _WhenAsked(Container[str]):
+    """A set that is made when it is first asked for a member; ``members`` remembers it."""
+
+    members: Callable[[], frozenset[str]]
+
+    def __contains__(self, member: object) -> bool:
+        return member in self.members()
+
+
 def read_facts(store: Store) -> Facts:
     """Read everything that decides states and plans.
 
     Raises:
         StoreError: the store cannot be listed.
     """
-    evaluations, damage = store.read("evaluations")
+    # in the order in which they vanish or come: what has stopped beating has committed its rows
+    beats = {beat.trial_id: beat for beat in read_heartbeats(store) if beat.is_alive}
     attempts, more = store.read("attempts")
-    started: dict[str, list[str]] = {}
-    ended: dict[str, Mapping[str, Any]] = {}
-    for row in sorted(attempts.to_pylist(), key=lambda row: row["attempt_id"]):
-        if row["event"] == "start":
-            started.setdefault(row["trial_id"], []).append(row["attempt_id"])
-        else:
-            ended[row["trial_id"]] = row
-    trained = {
-        entry.name.split("/")[1]
-        for entry in store.files.list("checkpoints", recursive=True)
-        if entry.name.endswith(f"/{WEIGHTS_FILE}")
-    }
-    return Facts(
-        evaluations=newest(evaluations, ("length", "num_total", "eval_seed")),
-        attempts=attempts,
-        trained=frozenset(trained),
-        ended=ended,
-        started={trial_id: tuple(ids) for trial_id, ids in started.items()},
-        beats={beat.trial_id: beat for beat in read_heartbeats(store) if beat.is_alive},
-        damage=(*damage, *more),
-    )
-
-
-def newest(rows: pa.Table, key: Sequence[str]) -> pa.Table:
-    """Keep, for every trial and ``key``, the rows of the newest attempt: exactly once."""
-    columns = ["trial_id", *key]
-    best = rows.group_by(columns).aggregate([("attempt_id", "max")])
-    best = best.rename_columns([*columns, "attempt_id"])
-    return rows.join(best, [*columns, "attempt_id"], join_type="left semi").sort_by(
-        [(column, "ascending") for column in columns]
-    )
+    answers, damage = store.read("evaluations")
+    return Facts(store, answers, attempts, beats, (*damage, *more))

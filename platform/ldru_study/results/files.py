@@ -92,7 +92,11 @@ class FileRoot:
             f"{self._root}/{folder}", allow_not_found=True, recursive=recursive
         )
         try:
-            found = self._fs.get_file_info(selector)
+            try:
+                found = self._fs.get_file_info(selector)
+            except FileNotFoundError:
+                # pyarrow's word for a folder that was made while it looked
+                found = self._fs.get_file_info(selector)
         except OSError as error:
             raise StoreError(f"{self.uri}/{folder}: cannot be listed: {error}") from error
         skip = len(self._root) + 1

@@ -85,6 +85,8 @@ TABLES = {
     "metrics": METRICS,
     "suggestions": SUGGESTIONS,
 }
+# rows of evaluations answer the same question when they agree in these
+QUESTION = ("length", "num_total", "eval_seed")
 
 
 def versioned(schema: pa.Schema) -> pa.Schema:

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ldru_study.results.facts import Facts, newest, read_facts
+from ldru_study.results.facts import Facts, read_facts
+from ldru_study.results.rows import newest
 from ldru_study.results.store import Store
 from ldru_study.spec.grid import Cell
 from ldru_study.spec.plan import Holdings, Question, questions_of, search_questions

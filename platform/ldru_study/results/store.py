@@ -35,6 +35,19 @@ class Damage:
         return f"{self.name}: {self.reason}"
 
 
+class DamagedFileError(StoreError):
+    """A file that was asked for by name and cannot be used.
+
+    Args:
+        uri: the store.
+        damage: the file and what is wrong with it.
+    """
+
+    def __init__(self, uri: str, damage: Damage) -> None:
+        self.damage = damage
+        super().__init__(f"{uri}/{damage}")
+
+
 class Store:
     """One store, local or on an object store; see the module for its rules.
 
@@ -135,9 +148,13 @@ class Store:
 
         Raises:
             NotFoundError: the store holds no such study; the message suggests one.
-            StoreError: its file is damaged.
+            DamagedFileError: its file is damaged or has the form of another version.
         """
-        return self._study_json(name, "resolved.json")
+        content = self._study_json(name, "resolved.json")
+        if "cells" not in content:
+            reason = "has no 'cells': another version wrote it. Submit the study again."
+            raise DamagedFileError(self.uri, Damage(f"studies/{name}/resolved.json", reason))
+        return content
 
     def provenance(self, name: str) -> dict[str, Any]:
         """Return what is known of a study's submissions; see `study` for what is raised."""
@@ -151,9 +168,8 @@ class Store:
         try:
             content: dict[str, Any] = json.loads(self._study_file(study, name))
         except ValueError as error:
-            raise StoreError(
-                f"{self.uri}/studies/{study}/{name}: is damaged ({error}). Submit the study again."
-            ) from error
+            reason = f"is damaged ({error}). Submit the study again."
+            raise DamagedFileError(self.uri, Damage(f"studies/{study}/{name}", reason)) from error
         return content
 
     def _study_file(self, study: str, name: str) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from ldru_study.errors import SpecError
 from ldru_study.spec.grid import Cell
@@ -30,9 +30,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a store holds, as far as planning needs it."""
+    """What a store holds, as far as planning needs it.
 
-    trained: frozenset[str] = frozenset()
+    ``trained`` is asked only about trials with open questions, so a store may look when asked.
+    """
+
+    trained: Container[str] = frozenset()
     answered: Mapping[str, frozenset[Question]] = field(default_factory=dict)
     diverged: frozenset[str] = frozenset()
     running: frozenset[str] = frozenset()
@@ -61,17 +64,28 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class PlannedSearch:
-    """A cell's search: what was suggested so far, of ``num_trials``."""
+    """A cell's search: what was suggested so far, of ``num_trials``.
+
+    ``questions`` are what it chooses by; ``is_oracle`` when some of them also judge.
+    """
 
     cell: Cell
+    search_id: str
     num_trials: int
     suggestions: tuple[Suggestion, ...]
+    questions: tuple[Question, ...]
+    is_oracle: bool
 
     @property
     def is_over(self) -> bool:
         """Whether every suggestion was made and has its result."""
         is_known = all(one.is_over for one in self.suggestions)
         return is_known and len(self.suggestions) >= self.num_trials
+
+    @property
+    def winner(self) -> Suggestion | None:
+        """The settings that the cell's seeds run with, once the search is over."""
+        return winner(self.suggestions) if self.is_over else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class CellPlan:
     """
 
     cell: Cell
+    questions: tuple[Question, ...]
     trials: tuple[PlannedTrial, ...]
     search: PlannedSearch | None = None
 
@@ -163,21 +178,21 @@ def plan_cell(
     trials: list[PlannedTrial] = []
     planned = None
     config = cell.config
-    if search is not None and (size := num_trials(cell.config, search)):
-        asked = search_questions(cell.config, search, questions)
-        made = held.searches.get(search_id(cell.config, search), ())
-        planned = PlannedSearch(cell, size, made)
-        for one in made:
-            if one.config is not None:
-                trials.append(_suggested(cell, one, asked, held))
-        best = winner(made) if planned.is_over else None
+    if search is not None and (size := num_trials(config, search)):
+        asked = search_questions(config, search, questions)
+        found_by = search_id(config, search)
+        made = held.searches.get(found_by, ())
+        is_oracle = not {q.length for q in asked}.isdisjoint(q.length for q in questions)
+        planned = PlannedSearch(cell, found_by, size, made, asked, is_oracle)
+        trials += [_suggested(cell, one, asked, held) for one in made if one.config is not None]
+        best = planned.winner
         if best is None or best.config is None:
-            return CellPlan(cell, tuple(trials), planned)
+            return CellPlan(cell, questions, tuple(trials), planned)
         config = best.config
     for seed in spec.file.seeds:
         seeded = config.model_copy(update={"seed": seed})
         trials.append(_planned(cell, seeded, questions, held, retry_diverged))
-    return CellPlan(cell, tuple(trials), planned)
+    return CellPlan(cell, questions, tuple(trials), planned)
 
 
 def search_questions(
@@ -211,11 +226,14 @@ def _suggested(
 ) -> PlannedTrial:
     assert made.config is not None  # noqa: S101 - our own invariant
     planned = _planned(cell, made.config, questions, held, retry_diverged=False)
-    # by its objectives: a search's trial is over when it can be told
-    state = made.state if made.is_over else planned.state
-    if state == "done" and not made.is_over:
-        state = "evaluate"
-    missing = () if made.is_over else planned.missing
+    # it is over when the search can be told of it, not when its questions are answered
+    if made.is_over:
+        state = made.state
+    elif planned.trial_id in held.running:
+        state = "running"
+    else:
+        state = "train"
+    missing = () if made.is_over else questions
     return replace(planned, state=state, missing=missing, suggestion=made.number)
 
 
@@ -228,16 +246,24 @@ def questions_of(config: TrialConfig, evaluate: EvaluateConfig) -> tuple[Questio
     Raises:
         ValueError: the task has no usable training length.
     """
-    sampler = BalancedSampler(find_task(config.task).automaton)
-    train = config.train
-    if not sampler.covered_lengths(train.min_length, train.max_length).size:
+    lengths = _lengths_of(config.task, config.train.min_length, config.train.max_length, evaluate)
+    return tuple(Question(length, evaluate.strings, evaluate.seed) for length in lengths)
+
+
+# the cells of a large grid differ in what has no say here
+@lru_cache(maxsize=1024)
+def _lengths_of(
+    task: str, min_length: int, max_length: int, evaluate: EvaluateConfig
+) -> tuple[int, ...]:
+    sampler = BalancedSampler(find_task(task).automaton)
+    if not sampler.covered_lengths(min_length, max_length).size:
         raise ValueError(
-            f"between lengths {train.min_length} and {train.max_length}, {config.task} has none "
+            f"between lengths {min_length} and {max_length}, {task} has none "
             "at which every label exists. Raise train.max_length."
         )
-    wanted = [round(multiple * train.max_length) for multiple in evaluate.multiples]
+    wanted = [round(multiple * max_length) for multiple in evaluate.multiples]
     lengths = {sampler.nearest_covered(max(1, length)) for length in (*wanted, *evaluate.lengths)}
-    return tuple(Question(length, evaluate.strings, evaluate.seed) for length in sorted(lengths))
+    return tuple(sorted(lengths))
 
 
 def _planned(

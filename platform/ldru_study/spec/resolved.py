@@ -1,17 +1,20 @@
-"""A study with nothing left to look up: every trial with its configuration and questions."""
+"""A study with nothing left to look up: every cell with its configuration, questions and trials."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ldru_study.spec.plan import StudyPlan
+from ldru_study.spec.plan import CellPlan, Question, StudyPlan
 from ldru_study.spec.study import StudySpec
 
 
 def resolved(spec: StudySpec, plan: StudyPlan) -> dict[str, Any]:
     """Return what the store keeps of a study, as JSON values.
 
-    A question is ``[length, num_total, eval_seed]``.
+    What the trials of a cell share is written once: ``config`` lacks only the seed, a question is
+    ``[length, num_total, eval_seed]``, and ``trial_ids`` are in the order of ``seeds``. While a
+    cell's search goes on it has no ``trial_ids``; then ``config`` is what won.
     """
     file = spec.file
     return {
@@ -20,17 +23,34 @@ def resolved(spec: StudySpec, plan: StudyPlan) -> dict[str, Any]:
         "changes": list(spec.changes),
         "evaluate": file.evaluate.model_dump(mode="json"),
         "analysis": file.analysis.model_dump(mode="json"),
+        "objective": None if file.search is None else list(file.search.objective),
         "resources": file.resources.model_dump(mode="json"),
-        "trials": [
-            {
-                "trial_id": trial.trial_id,
-                "cell": trial.cell.key,
-                "model_label": trial.cell.axes["model"],
-                "axes": dict(trial.cell.axes),
-                "suggestion": trial.suggestion,
-                "config": trial.config.model_dump(mode="json"),
-                "questions": [[q.length, q.num_total, q.eval_seed] for q in trial.questions],
-            }
-            for trial in plan.trials
-        ],
+        "seeds": list(file.seeds),
+        "cells": [_cell(planned) for planned in plan.cells],
     }
+
+
+def _cell(planned: CellPlan) -> dict[str, Any]:
+    cell, search = planned.cell, planned.search
+    judged = [trial for trial in planned.trials if trial.suggestion is None]
+    config = judged[0].config if judged else cell.config
+    found = {
+        "cell": cell.key,
+        "axes": dict(cell.axes),
+        "config": config.model_dump(mode="json", exclude={"seed"}),
+        "questions": _json(planned.questions),
+        "trial_ids": [trial.trial_id for trial in judged],
+    }
+    if search is not None:
+        found["search"] = {
+            "search_id": search.search_id,
+            "num_trials": search.num_trials,
+            "questions": _json(search.questions),
+            "is_oracle": search.is_oracle,
+            "winner": search.winner and search.winner.number,
+        }
+    return found
+
+
+def _json(questions: Sequence[Question]) -> list[list[int]]:
+    return [[q.length, q.num_total, q.eval_seed] for q in questions]

@@ -1,0 +1,81 @@
+"""What every search of a study has tried, as rows for people: settings, objectives, the front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ldru_study.errors import NotFoundError
+from ldru_study.results.facts import read_facts
+from ldru_study.results.searches import holdings_for
+from ldru_study.results.store import Store
+from ldru_study.spec.plan import PlannedSearch, plan_study
+from ldru_study.spec.study import StudySpec, parse_study
+from ldru_study.spec.suggestions import pareto_front
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """One setting that a search tried.
+
+    ``values`` are its objectives, None where the trial did not end well; ``on_front`` when no
+    other is at least as good in every objective; ``is_winner`` when the cell's seeds run with it.
+    """
+
+    cell: str
+    number: int
+    state: str
+    params: Mapping[str, Any]
+    values: Sequence[float] | None
+    on_front: bool
+    is_winner: bool
+
+
+def stored_study(store: Store, name: str) -> StudySpec:
+    """Return a study as it was last submitted.
+
+    Raises:
+        NotFoundError: the store holds no such study.
+        SpecError: this version cannot read it any more.
+    """
+    changes = store.study(name)["changes"]
+    return parse_study(store.spec_text(name), name, changes)
+
+
+def read_searches(store: Store, name: str) -> tuple[StudySpec, tuple[PlannedSearch, ...]]:
+    """Return a study and its searches, with every result that is committed.
+
+    Raises:
+        NotFoundError: the store holds no such study, or it searches nothing.
+        StoreError: the store cannot be read.
+    """
+    spec = stored_study(store, name)
+    if spec.file.search is None:
+        raise NotFoundError(f"{name}: has no search. Add 'search:' to its file.")
+    held = holdings_for(store, read_facts(store), spec)
+    searches = (planned.search for planned in plan_study(spec, held).cells)
+    return spec, tuple(search for search in searches if search is not None)
+
+
+def rows_of(searches: Sequence[PlannedSearch]) -> list[SearchRow]:
+    """Return every suggestion, cell by cell, in the order they were made."""
+    found = []
+    for search in searches:
+        done = [one for one in search.suggestions if one.values is not None]
+        fronts = pareto_front([one.values or () for one in done])
+        on_front = {one.number for one, is_on in zip(done, fronts, strict=True) if is_on}
+        winner = search.winner
+        found += [
+            SearchRow(
+                search.cell.key,
+                one.number,
+                one.state,
+                one.params,
+                one.values,
+                one.number in on_front,
+                winner is not None and one.number == winner.number,
+            )
+            for one in search.suggestions
+        ]
+    return found

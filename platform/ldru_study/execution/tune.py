@@ -190,7 +190,9 @@ class _Orders(Searcher):  # type: ignore[misc]
         assert self.agenda is not None  # noqa: S101 - our own invariant
         work = self.agenda.next()
         if work is None:
-            return Searcher.FINISHED if self.agenda.is_over else None
+            # Tune waits in vain for what a brake holds back
+            is_over = self.agenda.is_over or self.agenda.brake.mode
+            return Searcher.FINISHED if is_over else None
         self.works[trial_id] = work
         return {"order": work.to_json(), "threads": self.threads}
 
@@ -223,13 +225,13 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def stops(self, trial: Any, result: dict[str, Any]) -> bool:
         """Whether early stopping ends a trial at this result."""
-        progress = result.get("progress")
-        if not progress or not progress["at_rung"]:
+        # a scheduler gets results flattened, a callback as they were reported
+        if not result.get("progress/at_rung"):
             return False
         work = self.orders.works[trial.trial_id]
         agenda = self.orders.agenda
         asha = None if agenda is None else agenda.asha(work)
-        step, loss = progress["step"], progress["validation_loss"]
+        step, loss = result["progress/step"], result["progress/validation_loss"]
         if asha is None or not asha.stops(work.config.trial_id, step, loss):
             return False
         self.pruned[trial.trial_id] = step

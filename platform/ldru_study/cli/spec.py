@@ -142,7 +142,7 @@ def _say_total(estimate: Estimate) -> None:
     more = f", and {unknown} cells of unknown length" if unknown else ""
     memory = ""
     if estimate.memory_mib is not None:
-        memory = f", {estimate.memory_mib / 1024:.1f} GiB in all with their processes"
+        memory = f", {estimate.memory_mib / 1024:.1f} GiB of memory in all"
     packing = (
         f"{estimate.at_once} trials at once" if estimate.at_once > 1 else "one trial at a time"
     )

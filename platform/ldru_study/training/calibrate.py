@@ -46,8 +46,8 @@ class Cost:
 
     ``step_s`` is the median of the steps measured, ``validation_s`` one validation,
     ``string_s`` maps lengths, shortest first, to the seconds that the evaluation of one string
-    takes. ``memory_mib`` is the peak above what the process held before, ``process_mib``; on a
-    GPU the peak of the tensors there.
+    takes. ``memory_mib`` is the peak above what the process held before, ``process_mib``. On a
+    GPU it is the peak of the tensors there, and ``process_mib`` is 0: the process is elsewhere.
     """
 
     step_s: float
@@ -147,7 +147,7 @@ def measure_cost(
     validation_s = _timed(lambda: training.measure(last, validation_strings), device)
     string_s = _string_seconds(training.model, config, questions, device)
     if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device) / _MIB
+        memory, before = torch.cuda.max_memory_allocated(device) / _MIB, 0.0
     else:
         memory = max(0.0, _peak_mib() - before)
     return Cost(statistics.median(steps), validation_s, string_s, memory, before)

@@ -48,7 +48,7 @@ class Estimate:
 
     ``total_s`` counts the trials alone, without the start and the end of Ray, and leaves out those
     of unknown length; ``memory_mib`` is that of the largest trial and its process, ``at_once``
-    times. It is None when no trial was measured.
+    times, or that of the tensors where trials take GPUs. It is None when no trial was measured.
     """
 
     cells: tuple[CellEstimate, ...]

@@ -79,8 +79,11 @@ class Agenda:
         return False
 
     def _suggestion(self) -> Work | None:
-        """Return a suggestion of the cell that has the fewest under way."""
-        going_on = sorted(self._searches.values(), key=lambda one: len(one.running))
+        """Return a suggestion of the cell that has the fewest under way, and made the fewest."""
+        going_on = sorted(
+            self._searches.values(),
+            key=lambda one: (len(one.running), len(one.search.suggestions)),
+        )
         for searching in going_on:
             while searching.may_suggest:
                 trial = searching.suggest()

@@ -107,6 +107,7 @@ def check_credentials(file: ClusterFile) -> Check:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnectionError
     except ModuleNotFoundError:
         return Check(_CREDENTIALS, "cannot tell", "install boto3 first")
     region = file.config["provider"].get("region")
@@ -121,7 +122,7 @@ def check_credentials(file: ClusterFile) -> Check:
         code = error.response["Error"]["Code"]
         what_to_do = "Renew them: `aws configure` or `aws sso login`"
         return Check(_CREDENTIALS, "missing", f"AWS refuses them ({code}). {what_to_do}")
-    except HTTPClientError as error:
+    except (NoConnectionError, HTTPClientError) as error:
         return Check(_CREDENTIALS, "cannot tell", f"AWS does not answer ({error})")
     except BotoCoreError as error:
         return Check(_CREDENTIALS, "missing", f"{error}. Mend ~/.aws or the AWS_... variables")

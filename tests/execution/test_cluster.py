@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ldru_study.cli.job import main as run_job
 from ldru_study.execution.cluster import CannotTakeDownError, _wait_for_quiet, can_take_down
+from ldru_study.execution.jobs import JobOrder
 
 ROOT = Path(__file__).parent.parent.parent
 BOOTSTRAP = {
@@ -167,3 +169,22 @@ def test_a_head_that_answers_nobody_is_not_kept_for_ever(home, head, capsys):
     waiting.join(60)
     assert not waiting.is_alive()
     assert "cannot tell whether a job runs" in capsys.readouterr().out
+
+
+def test_a_driver_that_cannot_says_so_and_runs_nothing(home, tmp_path, capsys):
+    (home / "ray_bootstrap_config.yaml").unlink()
+    order = JobOrder(
+        spec="not read",
+        source="tiny.yaml",
+        changes=(),
+        store=str(tmp_path / "results"),
+        submission_id="0",
+        provenance={},
+        address="auto",
+        job_id="tiny-0",
+        flags={"down_when_done": True},
+    )
+    (tmp_path / "order.json").write_text(order.to_json())
+    assert run_job(str(tmp_path / "order.json")) == 2
+    assert "Error: --down-when-done: this is not the head" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()

@@ -36,7 +36,7 @@ def check(
 
     Looks at the cluster file (default: cluster.yaml, unless there is none and --address is given),
     AWS credentials, the token, the store and, with --address, at a running head. Exits with 4 when
-    something is missing, with 6 when the head does not answer.
+    something is missing, with 6 when the head cannot be reached, or does not let us in.
 
     \b
     Example: ldru-study cluster check cluster.yaml --store s3://bucket/studies

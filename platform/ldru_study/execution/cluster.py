@@ -7,16 +7,18 @@ that started it may be gone before it ends.
 from __future__ import annotations
 
 import datetime
+import http.client
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
-from typing import Any
 
 from ldru_study.errors import StudyError
-from ldru_study.execution.head import HeadError, ask_head
+from ldru_study.execution.token import find_token
 
 # on the head, as cluster.yaml starts it
 DASHBOARD = "http://127.0.0.1:8265"
@@ -124,11 +126,11 @@ def _wait_for_quiet(dashboard: str, quiet_s: float, *, silent_s: float = _SILENT
     while True:
         now = time.monotonic()
         try:
-            running = [job for job in ask_head(dashboard, "/api/jobs/") if _runs(job)]
+            runs = _a_job_runs(dashboard)
             last_answer = now
-            if running:
+            if runs:
                 last_job = now
-        except (HeadError, OSError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             _say(f"cannot tell whether a job runs: {error}")
             last_job = now
             if now - last_answer > silent_s:
@@ -138,8 +140,13 @@ def _wait_for_quiet(dashboard: str, quiet_s: float, *, silent_s: float = _SILENT
         time.sleep(min(_POLL_S, quiet_s))
 
 
-def _runs(job: dict[str, Any]) -> bool:
-    return job["status"] in ("PENDING", "RUNNING")
+def _a_job_runs(dashboard: str) -> bool:
+    # not by Ray's client: Ray would stay in memory for as long as the study runs
+    token = find_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{dashboard}/api/jobs/", headers=headers)
+    with urllib.request.urlopen(request, timeout=_POLL_S) as answer:
+        return any(job["status"] in ("PENDING", "RUNNING") for job in json.load(answer))
 
 
 def _run(*command: str) -> int:

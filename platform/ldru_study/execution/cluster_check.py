@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import secrets
 import stat
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from ldru_study.execution.cluster_file import (
     read_cluster_file,
     schema_problems,
 )
-from ldru_study.execution.head import HeadError, ask_head, find_token, token_path
+from ldru_study.execution.token import find_token, token_path
 from ldru_study.results.files import FileRoot
 
 _CREDENTIALS = "AWS credentials"
@@ -29,8 +29,8 @@ _CREDENTIALS = "AWS credentials"
 class Check:
     """What one look found.
 
-    ``message`` says what was found and, unless ``state`` is ok, what to do. ``is_unreachable``
-    marks the one failure that is the cluster's absence and no mistake.
+    ``message`` says what was found and, unless ``state`` is ok, what to do. ``is_unreachable``: the
+    cluster cannot be reached, or does not let us in.
     """
 
     name: str
@@ -131,20 +131,17 @@ def check_credentials(file: ClusterFile) -> Check:
 
 def check_token() -> Check:
     """Look for the token, and for others who could read it."""
-    name, create = "token", "`ray get-auth-token --generate > /dev/null`"
-    try:
-        token = find_token()
-    except OSError as error:
-        return Check(name, "missing", f"{token_path()}: cannot be read ({error.strerror})")
-    if token is None:
-        return Check(name, "missing", f"{token_path()}: none yet. Make one: {create}")
-    if token.path is None:
+    name, path = "token", token_path()
+    if os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return Check(name, "ok", "in RAY_AUTH_TOKEN; `ray up` copies ~/.ray/auth_token, though")
-    mode = stat.S_IMODE(token.path.stat().st_mode)
+    if find_token() is None:
+        what_to_do = "Make one: `ray get-auth-token --generate > /dev/null`"
+        return Check(name, "missing", f"{path}: none there, or not readable. {what_to_do}")
+    mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        what_to_do = f"Run: chmod 600 {token.path}"
-        return Check(name, "missing", f"{token.path}: others can read it ({mode:o}). {what_to_do}")
-    return Check(name, "ok", f"{token.path}, for you alone")
+        found = f"{path}: others can read it ({mode:o})"
+        return Check(name, "missing", f"{found}. Run: chmod 600 {path}")
+    return Check(name, "ok", f"{path}, for you alone")
 
 
 def check_store(uri: str | None) -> Check:
@@ -186,15 +183,12 @@ def check_python(file: ClusterFile) -> Check:
 
 
 def check_head(address: str) -> Check:
-    """Ask a running head for its version."""
-    name, here = "head", version("ray")
+    """Ask a running head for its version, as `submit` does."""
+    from ldru_study.execution.jobs import UnreachableError, reach
+
+    name = "head"
     try:
-        there = ask_head(address, "/api/version").get("ray_version")
-    except HeadError as error:
-        return Check(name, "missing", str(error), is_unreachable=error.is_unreachable)
-    except (OSError, AttributeError) as error:
-        return Check(name, "missing", f"{address}: gave no version ({error}). Is it a Ray head?")
-    if there != here:
-        what_to_do = "Run `make setup` and `ray up` from the same checkout"
-        return Check(name, "missing", f"{address}: Ray {there}, here {here}. {what_to_do}")
-    return Check(name, "ok", f"{address}: answers, Ray {here} as here")
+        ray_version = reach(address.rstrip("/"))["ray_version"]
+    except UnreachableError as error:
+        return Check(name, "missing", str(error), is_unreachable=True)
+    return Check(name, "ok", f"{address}: answers, Ray {ray_version} as here")

@@ -13,11 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+
+from ldru_study.execution.cluster import a_job_runs
+from ldru_study.execution.cluster_check import check_head
 
 ROOT = Path(__file__).parent.parent.parent
 # the fake provider knows its head by these
@@ -105,7 +109,7 @@ def processes_with(name, value):
 
 @pytest.fixture
 def head(tmp_path):
-    """Start the head of such a cluster; yield its address and its clients' environment."""
+    """Start the head of such a cluster; yield its addresses and its clients' environment."""
     port, mark = free_port(), secrets.token_hex(8)
     file = tmp_path / "cluster.yaml"
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -129,8 +133,10 @@ def head(tmp_path):
         "LDRU_TEST_CLUSTER": mark,
     }
     options = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0"]
-    options += [f"--object-store-memory={MEMORY}", "--include-dashboard=false"]
-    options += [f"--ray-client-server-port={free_port()}", f"--autoscaling-config={file}"]
+    dashboard = free_port()
+    options += [f"--object-store-memory={MEMORY}", f"--autoscaling-config={file}"]
+    options += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
+    options += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(
             [Path(sys.executable).parent / "ray", "start", "--head", "--block", *options],
@@ -139,7 +145,7 @@ def head(tmp_path):
             stderr=subprocess.STDOUT,
         )
         try:
-            yield f"127.0.0.1:{port}", environment
+            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", environment
         finally:
             process.terminate()
             try:
@@ -154,20 +160,34 @@ def head(tmp_path):
             assert processes_with("LDRU_TEST_CLUSTER", mark) == []
 
 
+def until(holds, what):
+    deadline = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
-def test_workers_come_for_tasks_and_go_when_idle(tmp_path, head):
-    address, environment = head
-    client = subprocess.run(
+def test_workers_come_for_tasks_and_go_when_idle(tmp_path, head, monkeypatch):
+    address, dashboard, environment = head
+    monkeypatch.setenv("RAY_AUTH_TOKEN", environment["RAY_AUTH_TOKEN"])
+    until(lambda: check_head(dashboard).state == "ok", (tmp_path / "head.log").read_text())
+    with subprocess.Popen(
         [sys.executable, "-c", CLIENT, address],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=240,
-    )
-    log = (tmp_path / "head.log").read_text()
-    assert client.returncode == 0, client.stdout + client.stderr + log
-    before, ran_on, after = json.loads(client.stdout.splitlines()[-1])
+    ) as client:
+        # what `--down-when-done` waits for
+        until(lambda: a_job_runs(dashboard), "the head does not tell of a driver that runs")
+        stdout, stderr = client.communicate(timeout=240)
+    assert client.returncode == 0, stdout + stderr + (tmp_path / "head.log").read_text()
+    before, ran_on, after = json.loads(stdout.splitlines()[-1])
     assert before == {}
     # what wants no GPU brings none
     assert ran_on == ["cpu_worker", "cpu_worker", "gpu_worker"]
     assert after == {}
+    until(lambda: not a_job_runs(dashboard), "the head does not tell that the driver is over")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+    assert "refuses the token that was sent" in check_head(dashboard).message

@@ -126,7 +126,7 @@ def _wait_for_quiet(dashboard: str, quiet_s: float, *, silent_s: float = _SILENT
     while True:
         now = time.monotonic()
         try:
-            runs = _a_job_runs(dashboard)
+            runs = a_job_runs(dashboard)
             last_answer = now
             if runs:
                 last_job = now
@@ -140,7 +140,16 @@ def _wait_for_quiet(dashboard: str, quiet_s: float, *, silent_s: float = _SILENT
         time.sleep(min(_POLL_S, quiet_s))
 
 
-def _a_job_runs(dashboard: str) -> bool:
+def a_job_runs(dashboard: str) -> bool:
+    """Whether anybody's job or driver runs on a cluster.
+
+    Args:
+        dashboard: where its head answers.
+
+    Raises:
+        OSError: it does not, or refuses the token.
+        ValueError: it answers something else.
+    """
     # not by Ray's client: Ray would stay in memory for as long as the study runs
     token = find_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -51,8 +51,9 @@ def test_a_zombie_is_dead(beat):
 
 
 def test_beats_while_it_runs_and_never_after(store):
-    with beating(store, "t", "a", driver_pid=os.getpid(), steps=9) as step:
-        step[0] = 4
+    here = {"driver_pid": os.getpid(), "driver_host": socket.gethostname()}
+    with beating(store, "t", "a", **here, steps=9) as pulse:
+        pulse.step = 4
         deadline = time.monotonic() + 5
         while not read_heartbeats(store) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -11,7 +11,7 @@ from ldru_study.cli.control import logs, stop
 from ldru_study.cli.group import StudyGroup
 from ldru_study.cli.registries import models, tasks
 from ldru_study.cli.spec import plan, schema, validate
-from ldru_study.cli.store import list_studies, query, status
+from ldru_study.cli.store import list_studies, query, status, store
 from ldru_study.cli.submit import submit
 
 
@@ -39,6 +39,7 @@ for _command in (
     logs,
     stop,
     query,
+    store,
     analyze,
     report,
     tasks,

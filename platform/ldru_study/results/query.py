@@ -13,7 +13,8 @@ from ldru_study.errors import StudyError, did_you_mean
 from ldru_study.results.facts import Facts, read_facts
 from ldru_study.results.rows import newest_sql
 from ldru_study.results.schema import EVALUATIONS, QUESTION
-from ldru_study.results.store import Damage, DamagedFileError, Store
+from ldru_study.results.store import DamagedFileError, Store
+from ldru_study.results.table import Damage
 from ldru_study.spec.plan import Question
 
 VIEWS = ("attempts", "evaluations", "metrics", "trials")

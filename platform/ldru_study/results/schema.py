@@ -87,6 +87,14 @@ TABLES = {
 }
 # rows of evaluations answer the same question when they agree in these
 QUESTION = ("length", "num_total", "eval_seed")
+# two rows that agree in these are one row; of two that do so by mistake, the later counts
+ROW_KEYS = {
+    "attempts": ("trial_id", "attempt_id", "event"),
+    "evaluations": ("trial_id", "attempt_id", *QUESTION),
+    "metrics": ("trial_id", "attempt_id", "step"),
+    "suggestions": ("search_id", "number"),
+}
+ROW_TIMES = {"attempts": "at", "evaluations": "committed_at", "suggestions": "suggested_at"}
 
 
 def versioned(schema: pa.Schema) -> pa.Schema:

@@ -195,7 +195,9 @@ def measures_of(
     name = f"{trial_id}-{attempt_id}"
     curves = [store.read_one("metrics", f"{name}-{step}") for step in steps]
     rows = [row for curve in curves if curve is not None for row in curve.to_pylist()]
-    if rows:
+    # the files come in the order of the steps: before the last one none is missing by itself
+    num_files = max((n for n, curve in enumerate(curves, 1) if curve is not None), default=0)
+    if rows and all(curve is not None for curve in curves[:num_files]):
         answers = store.read_one("evaluations", name)
         return _measures(rows, [] if answers is None else answers.to_pylist())
     # an earlier attempt trained it, or the files have been compacted since

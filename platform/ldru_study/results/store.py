@@ -10,29 +10,14 @@ import datetime
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ldru_study.errors import NotFoundError, StoreError, did_you_mean
 from ldru_study.results.files import FileRoot
-from ldru_study.results.schema import SCHEMA_VERSION, TABLES, version_of, versioned
-
-_READERS = 8
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file of the store that cannot be used, and why."""
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+from ldru_study.results.schema import TABLES
+from ldru_study.results.table import Damage, TableReader, decode, encode
 
 
 class DamagedFileError(StoreError):
@@ -57,6 +42,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self.files = FileRoot(uri)
+        self._tables = {table: TableReader(self.files, table) for table in TABLES}
 
     @property
     def uri(self) -> str:
@@ -74,60 +60,35 @@ class Store:
         Raises:
             StoreError: the file cannot be written.
         """
-        schema = versioned(TABLES[table])
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-        self.files.write(f"{table}/{name}.parquet", sink.getvalue().to_pybytes())
+        content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
+        self.files.write(f"{table}/{name}.parquet", encode(table, content))
 
     def read(self, table: str) -> tuple[pa.Table, list[Damage]]:
-        """Return all rows of ``table``, and the files that had to be left out."""
-        entries = self.files.list(table)
-        with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(lambda entry: self._read_file(table, entry.name), entries))
-        tables = [item for item in found if isinstance(item, pa.Table)]
-        damage = [item for item in found if isinstance(item, Damage)]
-        return pa.concat_tables([TABLES[table].empty_table(), *tables]), damage
+        """Return all rows of ``table``, each once, and the files that had to be left out.
+
+        What was read before and has not changed since is not read again.
+
+        Raises:
+            StoreError: the store cannot be listed or reached.
+        """
+        return self._tables[table].read()
 
     def read_one(self, table: str, name: str) -> pa.Table | None:
-        """Return the rows of one file, by the name it was committed under; None without it.
+        """Return the rows of one file, by the name it was committed under.
+
+        None without it: it was never written, or its rows are in a larger file by now.
 
         Raises:
             StoreError: it is there and cannot be read.
         """
+        name = f"{table}/{name}.parquet"
         try:
-            found = self._read_file(table, f"{table}/{name}.parquet")
+            found = decode(table, name, self.files.read(name))
         except FileNotFoundError:
             return None
         if isinstance(found, Damage):
-            raise StoreError(f"{self.uri}/{found}")
+            raise DamagedFileError(self.uri, found)
         return found
-
-    def _read_file(self, table: str, name: str) -> pa.Table | Damage:
-        schema = TABLES[table]
-        if not name.endswith(".parquet"):
-            return Damage(name, "is no Parquet file of this store. Move it elsewhere.")
-        try:
-            found = pq.read_table(pa.BufferReader(self.files.read(name)))
-            version = version_of(found.schema)
-            if version is None:
-                return Damage(name, "was not written by ldru-study. Move it elsewhere.")
-            if version > SCHEMA_VERSION:
-                return Damage(
-                    name, f"has schema version {version}, newer than {SCHEMA_VERSION}. Upgrade."
-                )
-            # columns by name: a file from an older version lacks some, which read as null
-            columns = [
-                found.column(field.name).cast(field.type)
-                if field.name in found.column_names
-                else pa.nulls(len(found), field.type)
-                for field in schema
-            ]
-            return pa.Table.from_arrays(columns, schema=schema)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError, StoreError) as error:
-            first_line = str(error).splitlines()[0]
-            return Damage(name, f"is damaged ({first_line}). Delete it; `submit` fills the gap.")
 
     # what was asked
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from ldru_study.errors import StoreError, StudyError
 from ldru_study.execution.cluster_file import (
+    PLACEHOLDER,
     PROBLEMS,
     ClusterFile,
     placeholders,
@@ -149,7 +150,7 @@ def check_store(uri: str | None) -> Check:
     name = "store"
     if uri is None:
         return Check(name, "missing", "none given. Give --store s3://..., or set LDRU_STORE")
-    if "CHANGE-ME" in uri:
+    if PLACEHOLDER in uri:
         return Check(name, "missing", f"{uri}: write your own bucket")
     probe, sent = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(16)
     try:

@@ -21,7 +21,7 @@ _WORDS = (
     (PREEMPTED, ("preempted",), "its machine was taken away"),
     (
         NODE_LOST,
-        ("node was terminated", "node died", "node is dead", "node failure"),
+        ("node was terminated", "node has died", "node died", "node is dead", "node failure"),
         "its machine was lost",
     ),
     (

@@ -166,14 +166,14 @@ class CellSearch:
         return config.model_copy(update={"seed": SEARCH_SEED})
 
     def _ask(self) -> dict[str, Any]:
-        with _quiet():
-            trial = self.study.ask()
-        self._trials.append(trial)
         raw: Any = self.cell.config.model_dump(mode="python")
         params: dict[str, Any] = {}
-        for path, dimension in self.space.items():
-            if is_active(dimension, raw, params):
-                params[path] = _suggest(trial, path, dimension)
+        with _quiet():
+            trial = self.study.ask()
+            for path, dimension in self.space.items():
+                if is_active(dimension, raw, params):
+                    params[path] = _suggest(trial, path, dimension)
+        self._trials.append(trial)
         return params
 
     def _new_sampler(self, number: int) -> BaseSampler:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +11,7 @@ Reason = Literal["stopped", "budget", "failed", "interrupted"]
 
 @dataclass
 class Brake:
-    """Pulled once, by whoever finds a reason first.
+    """Pulled once, by whoever finds a reason first, in any thread; the run looks at it often.
 
     ``mode`` is None while the run goes on, ``drain`` when running trials may finish and no other
     begins, ``now`` when running trials are interrupted, to be continued from their checkpoints.
@@ -33,13 +31,4 @@ class Brake:
                 return False
             self.mode = mode
             self.reason, self.message = reason, message
-        if mode == "now":
-            # Tune ends on this as it does on Ctrl-C: workers are stopped, `fit` returns
-            os.kill(os.getpid(), signal.SIGINT)
         return True
-
-    def pull_quietly(self, reason: Reason, message: str) -> None:
-        """Note that the run has ended already, for this reason unless there was one before."""
-        with self._lock:
-            if self.mode is None:
-                self.mode, self.reason, self.message = "now", reason, message

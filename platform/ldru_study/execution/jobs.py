@@ -24,6 +24,10 @@ import ldru_study
 from ldru_study.errors import StudyError
 from ldru_study.execution.token import find_token
 
+# these set a level of their own when they are imported
+for _name in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging"):
+    logging.getLogger(f"ray.{_name}").setLevel(logging.ERROR)
+
 _TIMEOUT_S = 15.0
 _LOG_LINES = 20
 _ROOTS = {"platform/ldru_study": ldru_study, "kernels/ldru_kernels": ldru_kernels}
@@ -143,7 +147,6 @@ class Jobs:
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
         reach(self.address)
-        logging.getLogger("ray").setLevel(logging.ERROR)
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._told():
             self.client = JobSubmissionClient(self.address, headers=_headers())
 

@@ -132,7 +132,7 @@ def run_trials(
             ),
         ).fit()
     except KeyboardInterrupt:
-        brake.pull_quietly("interrupted", "it was interrupted")
+        brake.pull("now", "interrupted", "it was interrupted")
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -219,6 +219,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self.open: dict[str, Work] = {}
         self.attempts: dict[str, str] = {}
         self.pruned: dict[str, int] = {}
+        self.has_braked = False
 
     def __reduce__(self) -> Any:
         # Tune pickles its callbacks too; a live table cannot be
@@ -279,9 +280,12 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self._end(trial, Outcome("failed", cause, message))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        # nothing is started any more: the run is over once nothing runs
-        if self.brake.mode == "drain" and not self.open:
-            self.brake.pull("now", self.brake.reason or "stopped", self.brake.message)
+        # nothing is started any more: a drain is over once nothing runs
+        is_over = self.brake.mode == "now" or (self.brake.mode == "drain" and not self.open)
+        if is_over and not self.has_braked:
+            self.has_braked = True
+            # Tune ends on this as it does on Ctrl-C: workers are stopped, `fit` returns
+            os.kill(os.getpid(), signal.SIGINT)
 
     def result(self) -> RunResult:
         """Return what became of the trials, and leave no attempt open."""
@@ -294,7 +298,9 @@ class _Relay(tune.Callback):  # type: ignore[misc]
                 message=self.brake.message or "the study was interrupted",
             )
         agenda = self.orders.agenda
-        is_over = agenda is not None and agenda.is_over and not self.open
+        # what was handed out and never began is in nobody's list
+        num_ended = sum(map(len, self.ends.values()))
+        is_over = agenda is not None and agenda.is_over and num_ended == len(self.orders.works)
         reason = None if is_over else (self.brake.reason or "interrupted")
         done, pruned, failed = (tuple(self.ends[state]) for state in ("done", "pruned", "failed"))
         return RunResult(done, pruned, failed, reason, self.brake.message)

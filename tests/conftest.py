@@ -12,12 +12,11 @@ if not torch.cuda.is_available():
     # Triton asks once, when it is first imported, and other packages import it
     os.environ["TRITON_INTERPRET"] = "1"
 
-from ldru_study.execution.submit import new_record, prepare
+from ldru_study.execution.submit import Submission, new_record, prepare
 from ldru_study.results.store import Store
 from ldru_study.spec.plan import Question
-from ldru_study.spec.study import validate_study
+from ldru_study.spec.study import parse_study
 from ldru_study.spec.trial import TrialConfig
-from ldru_study.spec.yaml_file import parse_yaml
 from ldru_study.training.attempt import run_attempt
 from ldru_study.training.work import Work
 
@@ -59,15 +58,18 @@ def small_work(config: TrialConfig, store: Store, *lengths: int, **more: Any) ->
     return Work(config=config, questions=questions, store=store.uri, **settings)
 
 
+def submission_of(text: str, store: Store) -> Submission:
+    """Return a prepared submission of the study in a text."""
+    study = parse_study(text, "study.yaml")
+    return prepare(study, store, new_record(["submit", "study.yaml"]))
+
+
 def submit_tiny(store: Store) -> None:
     """Put the study `TINY` into ``store`` and run all of its four trials but the last.
 
     The second is evaluated at a length that nobody asks for as well.
     """
-    file = parse_yaml(TINY, "tiny.yaml")
-    submission = prepare(
-        validate_study(file.content, file), store, new_record(["submit", "tiny.yaml"])
-    )
+    submission = submission_of(TINY, store)
     for number, trial in enumerate(submission.plan.trials[:3]):
         run_attempt(small_work(trial.config, store, *((8, 16, 99) if number == 1 else (8, 16))))
 

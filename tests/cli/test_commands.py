@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
-from tests.conftest import submit_tiny
+from tests.conftest import TINY, submit_tiny
 
 from ldru_study.cli import group, main
 from ldru_study.models.registry import build_model
@@ -204,3 +204,31 @@ def test_a_narrow_terminal_shows_every_column_with_its_keys(capsys, monkeypatch,
         found = [line for line in lines if row[0] in line and row[1] in line]
         assert len(found) == blocks
         assert all(any(value in line for line in found) for value in row)
+
+
+def test_a_plan_estimates_time_and_memory(tiny, tmp_path):
+    spec = tmp_path / "tiny.yaml"
+    spec.write_text(TINY)
+    done = run("plan", str(spec), "--estimate", store=tiny)
+    assert done.exit_code == 0, done.output
+    constant, lstm = table(done.stdout)
+    # both trials are done, so nothing is left to estimate
+    assert constant[-1] == "2 done"
+    assert lstm[4] == "1 done, 1 to train"
+    assert lstm[-1] == "recorded"
+    assert "Estimate: " in done.stderr
+    assert "one trial at a time" in done.stderr
+    other = run("plan", str(spec), "--estimate", "--json", store=str(tmp_path / "empty"))
+    found = json.loads(other.stdout)
+    assert len(found["trials"]) == 4
+    assert [cell["source"] for cell in found["estimate"]["cells"]] == ["measured", "measured"]
+    assert found["estimate"]["total_s"] > 0
+    assert sorted(line.partition("] ")[2] for line in other.stderr.splitlines()) == [
+        "parity_check/constant: measured",
+        "parity_check/lstm: measured",
+    ]
+    without = run("plan", str(spec), "--json", store=tiny)
+    assert (
+        json.loads(without.stdout)
+        == json.loads(run("plan", str(spec), "--json", "--estimate", store=tiny).stdout)["trials"]
+    )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import threading
 import time
 
 import pytest
-from tests.conftest import small_trial, small_work
+import ray
+from tests.conftest import small_work, submission_of
 
 from ldru_study.errors import SpecError
-from ldru_study.execution.tune import run_trials
+from ldru_study.execution import tune
+from ldru_study.execution.agenda import Agenda
+from ldru_study.execution.brake import Brake
+from ldru_study.execution.deaths import cause_of_death
+from ldru_study.execution.tune import RunOptions, run_trials
 from ldru_study.results.facts import read_facts
 from ldru_study.results.heartbeat import read_heartbeats
+from ldru_study.results.query import Database
 from ldru_study.results.store import Store
-from ldru_study.spec.study import ResourcesConfig
+from ldru_study.spec.plan import Question, plan_study
+from ldru_study.spec.study import parse_study
 from ldru_study.training.attempt import run_attempt
-
-HALF = ResourcesConfig(cpus=0.5)
 
 
 class Heard:
@@ -37,6 +41,44 @@ class Heard:
     def ended(self, work, outcome):
         self.events.append(("ended", work.config.trial_id, outcome.state, outcome.cause))
 
+    def said(self, text):
+        self.events.append(("said", text))
+
+
+STUDY = """
+name: {name}
+task: parity_check
+grid: {{model: [{model}]}}
+train: {{steps: {steps}, max_length: 8, batch_size: 16, lengths_per_batch: 4}}
+seeds: 3
+evaluate: {{multiples: [1, 2], strings: 64, validation_strings: 32}}
+resources: {{cpus: 0.5}}
+"""
+LSTM = "{kind: lstm, width: 8}"
+
+
+def study(model=LSTM, *, name="tuned", steps=12, more=""):
+    return STUDY.format(model=model, name=name, steps=steps) + more
+
+
+def run(text, store, *, heard=None, brake=None, **options):
+    """Run a study's missing trials under Tune."""
+    submission, brake = submission_of(text, store), brake or Brake()
+    heard = heard or Heard()
+    agenda = Agenda(submission, brake, heard.said)
+    given = RunOptions(submission.spec.file.resources, **options)
+    return run_trials(agenda, store, given, brake=brake, listener=heard)
+
+
+def trials_of(text):
+    return [trial.config for trial in plan_study(parse_study(text, "study.yaml")).trials]
+
+
+def events_of(store):
+    rows = read_facts(store).attempts.to_pylist()
+    rows.sort(key=lambda row: (row["attempt_id"], row["at"]))
+    return [(row["event"], row["state"], row["cause"]) for row in rows]
+
 
 def weights_of(store, config):
     return store.files.read(f"checkpoints/{config.trial_id}/weights.safetensors")
@@ -47,28 +89,33 @@ def counts_of(store):
     return [(row["trial_id"], row["length"], row["num_correct"]) for row in rows]
 
 
-def driven(config, store, **more):
-    return small_work(config, store, driver_pid=os.getpid(), **more)
+DIVERGES = """
+overrides:
+  - when: {model.kind: rnn}
+    set: {train.learning_rate: 1e38, train.clip_norm: null, train.warmup: 0.0}
+"""
 
 
 def test_a_failing_trial_is_recorded_and_the_others_go_on(store, tmp_path):
-    good = [small_trial(seed=seed) for seed in range(3)]
-    diverges = small_trial(learning_rate=1e38, clip_norm=None, warmup=0)
-    spoilt = small_trial("rnn")
+    text = study(f"{LSTM}, {{kind: rnn, width: 8}}", more=DIVERGES)
+    good, diverging = (
+        [config for config in trials_of(text) if config.model.kind == kind]
+        for kind in ("lstm", "rnn")
+    )
+    spoilt = good.pop()
     store.files.write(f"checkpoints/{spoilt.trial_id}/weights.safetensors", b"spoilt")
     heard = Heard()
-    works = [driven(config, store) for config in (diverges, spoilt, *good)]
-    result = run_trials(works, HALF, retries=2, listener=heard)
+    result = run(text, store, heard=heard, retries=2)
     assert set(result.done) == {config.trial_id for config in good}
-    assert set(result.failed) == {diverges.trial_id, spoilt.trial_id}
+    assert set(result.failed) == {config.trial_id for config in (spoilt, *diverging)}
+    assert result.reason is None
     ended = read_facts(store).ended
-    assert ended[diverges.trial_id]["cause"] == "diverged"
+    assert ended[diverging[0].trial_id]["cause"] == "diverged"
     assert ended[spoilt.trial_id]["cause"] == "damaged"
     assert "weights.safetensors" in ended[spoilt.trial_id]["message"]
-    assert "Traceback" in ended[diverges.trial_id]["traceback"]
+    assert "Traceback" in ended[diverging[0].trial_id]["traceback"]
     # a failure that would repeat is not tried again
-    starts = [row for row in read_facts(store).attempts.to_pylist() if row["event"] == "start"]
-    assert len(starts) == 5
+    assert sum(event == "start" for event, _, _ in events_of(store)) == 6
     for config in good:
         events = [event[0] for event in heard.events if event[1] == config.trial_id]
         assert (events[0], events[-1]) == ("started", "ended")
@@ -78,6 +125,18 @@ def test_a_failing_trial_is_recorded_and_the_others_go_on(store, tmp_path):
         run_attempt(small_work(config, alone))
         assert weights_of(store, config) == weights_of(alone, config)
     assert counts_of(store) == counts_of(alone)
+
+
+def test_the_first_failure_can_end_it(store):
+    text = study(f"{LSTM}, {{kind: rnn, width: 8}}", steps=600, more=DIVERGES)
+    result = run(text, store, fail_fast=True)
+    assert (result.reason, len(result.failed)) == ("failed", 1)
+    assert result.message == "a trial failed, and --fail-fast was given"
+    # whoever ran then was interrupted, and nobody is left open
+    facts = read_facts(store)
+    assert not facts.beats
+    assert {state for event, state, _ in events_of(store) if event == "end"} >= {"failed"}
+    assert set(facts.started) == set(facts.ended)
 
 
 def kill_worker(store, seen):
@@ -94,43 +153,129 @@ def kill_worker(store, seen):
 
 
 def test_a_killed_worker_is_tried_again_from_its_checkpoint(store, tmp_path):
-    config = small_trial("ldru", steps=1500)
-    work = dataclasses.replace(driven(config, store), checkpoint_every_s=0.3)
-    seen = []
+    text = study("{kind: ldru, width: 8, lone_node: carry, dropout: 0.1}", steps=1500)
+    text = text.replace("seeds: 3", "seeds: 1") + "checkpoint_every_s: 0.3\n"
+    [config] = trials_of(text)
+    seen, heard = [], Heard()
     killer = threading.Thread(target=kill_worker, args=(store, seen))
     killer.start()
-    result = run_trials([work], ResourcesConfig(), retries=2, listener=Heard())
+    result = run(text, store, heard=heard, retries=2)
     killer.join()
     assert len(seen) == 1
     assert result.done == (config.trial_id,)
-    rows = sorted(
-        read_facts(store).attempts.to_pylist(), key=lambda row: (row["attempt_id"], row["at"])
-    )
-    told = [(row["event"], row["state"], row["cause"]) for row in rows]
-    assert told == [
+    assert events_of(store) == [
         ("start", None, None),
         ("end", "interrupted", "worker_died"),
         ("start", None, None),
         ("end", "done", None),
     ]
+    assert any(event[0] == "said" and "tried again" in event[1] for event in heard.events)
     alone = Store(str(tmp_path / "alone"))
     run_attempt(small_work(config, alone))
     assert weights_of(store, config) == weights_of(alone, config)
     assert counts_of(store) == counts_of(alone)
 
 
+def test_a_worker_that_the_machine_had_no_memory_for_comes_back_smaller(store, monkeypatch):
+    text = study("{kind: ldru, width: 8, lone_node: carry}", steps=1500)
+    text = text.replace("seeds: 3", "seeds: 1") + "checkpoint_every_s: 0.3\n"
+    monkeypatch.setattr(tune, "cause_of_death", lambda error: ("out_of_memory", "no memory"))
+    seen = []
+    killer = threading.Thread(target=kill_worker, args=(store, seen))
+    killer.start()
+    result = run(text, store, retries=1)
+    killer.join()
+    assert len(seen) == len(result.done) == 1
+    rows = read_facts(store).attempts.to_pylist()
+    starts = [row for row in rows if row["event"] == "start"]
+    assert sorted(row["micro_batch_size"] or 0 for row in starts) == [0, 8]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (None, "worker_died"),
+        (ray.exceptions.ActorDiedError(), "worker_died"),
+        (ray.exceptions.RayError("The actor died because its node has died."), "node_lost"),
+        (
+            ray.exceptions.OutOfMemoryError(
+                "Task was killed due to the node running low on memory"
+            ),
+            "out_of_memory",
+        ),
+        (ValueError("oops"), "bug"),
+    ],
+)
+def test_causes_of_death(error, cause):
+    assert cause_of_death(error)[0] == cause
+
+
+def test_a_drain_lets_running_trials_end_and_starts_no_other(store):
+    brake, heard = Brake(), Heard()
+    started = heard.started
+
+    def drain(work):
+        started(work)
+        brake.pull("drain", "stopped", "somebody asked")
+
+    heard.started = drain
+    text = study(steps=400).replace("cpus: 0.5", "cpus: 2")
+    result = run(text, store, heard=heard, brake=brake)
+    assert (result.reason, result.message, len(result.done)) == ("stopped", "somebody asked", 1)
+    assert events_of(store) == [("start", None, None), ("end", "done", None)]
+
+
+def test_a_stop_at_once_saves_what_runs(store, tmp_path):
+    brake, heard = Brake(), Heard()
+    progressed = heard.progressed
+
+    def stop(work, progress):
+        progressed(work, progress)
+        brake.pull("now", "stopped", "somebody asked")
+
+    heard.progressed = stop
+    text = study(steps=3000).replace("cpus: 0.5", "cpus: 2").replace("seeds: 3", "seeds: 1")
+    text += "checkpoint_every_s: 1000\n"
+    result = run(text, store, heard=heard, brake=brake)
+    [config] = trials_of(text)
+    assert (result.reason, result.done) == ("stopped", ())
+    assert events_of(store) == [("start", None, None), ("end", "interrupted", "interrupted")]
+    assert read_facts(store).state_of(config.trial_id, [Question(8, 64, 0)])[0] == "interrupted"
+
+
+def test_early_stopping_leaves_curves_and_a_winner(store):
+    more = """
+search:
+  trials: 6
+  early_stopping: {kind: asha, min_steps: 10, reduction_factor: 2}
+  space: {train.learning_rate: {kind: log_uniform, low: 1e-4, high: 1e-1}}
+"""
+    text = study(steps=80, more=more).replace("seeds: 3", "seeds: 1")
+    result = run(text, store, retries=0)
+    assert result.reason is None
+    assert result.pruned
+    assert len(result.pruned) + len(result.done) == 7
+    database = Database(store)
+    rows = database.rows("select state, suggestion, trial_id from trials")
+    assert {row["trial_id"] for row in rows if row["state"] == "pruned"} == set(result.pruned)
+    # a stopped trial keeps the curve up to where it was stopped
+    curves = database.rows("select trial_id, max(step) as last from metrics group by trial_id")
+    for row in curves:
+        assert row["last"] == 80 or row["trial_id"] in result.pruned
+    assert not database.facts.beats
+    assert submission_of(text, store).plan.is_complete
+
+
 def test_more_than_the_machine_has_is_refused_before_anything_runs(store):
-    work = driven(small_trial(), store)
+    text = study().replace("cpus: 0.5", "cpus: 1000")
     message = r"resources.cpus: a trial wants 1000, this machine has \d+. Lower it"
     with pytest.raises(SpecError, match=message):
-        run_trials([work], ResourcesConfig(cpus=1000), retries=0, listener=Heard())
+        run(text, store)
     assert len(read_facts(store).attempts) == 0
 
 
 def test_the_standard_librarys_platform_in_a_ray_worker():
     import platform
-
-    import ray
 
     @ray.remote
     def where():

@@ -16,6 +16,7 @@ import torch
 from tests.conftest import MODELS, small_trial, small_work
 
 from ldru_study.results.facts import read_facts
+from ldru_study.results.files import FileRoot
 from ldru_study.results.heartbeat import read_heartbeats
 from ldru_study.results.query import Database
 from ldru_study.training import attempt, evaluate, training
@@ -383,6 +384,23 @@ def test_a_stop_in_the_middle_loses_no_step_and_no_row(store, monkeypatch, where
     run_attempt(small_work(config, alone))
     assert weights_of(store, config) == weights_of(alone, config)
     assert curve(store, config) == curve(alone, config)
+
+
+def test_a_stop_when_the_weights_are_written_leaves_nothing_behind(store, monkeypatch):
+    config = small_trial()
+    write, state = FileRoot.write, f"checkpoints/{config.trial_id}/state.safetensors"
+
+    def stops_after_the_weights(self, name, data):
+        write(self, name, data)
+        if name.endswith("weights.safetensors"):
+            raise SystemExit
+
+    monkeypatch.setattr(FileRoot, "write", stops_after_the_weights)
+    with pytest.raises(SystemExit):
+        run_attempt(small_work(config, store))
+    assert store.files.exists(state)
+    assert run_attempt(small_work(config, store)).state == "done"
+    assert not store.files.exists(state)
 
 
 def test_a_stop_while_weights_move_keeps_the_checkpoint_before(store, monkeypatch):

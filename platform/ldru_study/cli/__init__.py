@@ -6,6 +6,7 @@ import click
 
 from ldru_study import __version__
 from ldru_study.cli.analysis import analyze, report
+from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
 from ldru_study.cli.group import StudyGroup
 from ldru_study.cli.registries import models, tasks
@@ -43,6 +44,7 @@ for _command in (
     report,
     tasks,
     models,
+    cluster,
     schema,
 ):
     main.add_command(_command)

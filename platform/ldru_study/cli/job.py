@@ -23,11 +23,13 @@ def main(path: str) -> int:
     from ldru_study.spec.study import parse_study
 
     order = JobOrder.from_json(Path(path).read_text())
+    takes_down = False
     try:
         if order.flags.get("down_when_done"):
             from ldru_study.execution.cluster import can_take_down
 
             can_take_down()
+            takes_down = True
         store = Store(order.store)
         study = parse_study(order.spec, order.source, order.changes)
         _check_store(store, study.name, order)
@@ -48,7 +50,7 @@ def main(path: str) -> int:
         say(f"Error: {error}")
         return error.exit_code
     finally:
-        if order.flags.get("down_when_done"):
+        if takes_down:
             from ldru_study.execution.cluster import down_when_done
 
             down_when_done()

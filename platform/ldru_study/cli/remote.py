@@ -42,7 +42,7 @@ def submit_remotely(
     record = new_record(sys.argv[1:])
     submission = prepare(study, store, record, retry_diverged=flags["retry_diverged"])
     announce(submission)
-    if submission.plan.is_complete:
+    if submission.plan.is_complete and not flags["down_when_done"]:
         say("Nothing is left to do; the cluster is not asked.")
         return _verdicts(submission, as_json=as_json)
     job_id = f"{study.name}-{submission.submission_id}"

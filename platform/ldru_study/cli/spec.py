@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +18,8 @@ from ldru_study.cli.group import (
 )
 
 if TYPE_CHECKING:
-    from ldru_study.spec.plan import PlannedTrial
+    from ldru_study.spec.plan import CellPlan, StudyPlan
+    from ldru_study.training.estimate import CellEstimate, Estimate
 
 
 @click.command()
@@ -29,12 +31,13 @@ def validate(spec: Path, changes: tuple[str, ...], as_json: bool) -> None:
     \b
     Example: ldru-study validate study_specs/quick.yaml
     """
-    from ldru_study.spec.plan import plan_study
+    from ldru_study.spec.plan import expected_plan, plan_study
     from ldru_study.spec.study import load_study
 
     study = load_study(spec, changes)
     plan = plan_study(study)
-    counts = {"study": study.name, "cells": len(study.cells), "trials": len(plan.trials)}
+    expected = expected_plan(study, plan)
+    counts = {"study": study.name, "cells": len(study.cells), "trials": len(expected.trials)}
     if as_json:
         print_json(counts)
     else:
@@ -45,53 +48,123 @@ def validate(spec: Path, changes: tuple[str, ...], as_json: bool) -> None:
 @spec_argument
 @store_option
 @json_option
-def plan(spec: Path, changes: tuple[str, ...], store_uri: str, as_json: bool) -> None:
+@click.option(
+    "--estimate",
+    "is_estimated",
+    is_flag=True,
+    help="Estimate time and memory on this machine, by a few steps of every kind of trial that "
+    "the store has no times of; takes seconds for each.",
+)
+def plan(
+    spec: Path, changes: tuple[str, ...], store_uri: str, as_json: bool, is_estimated: bool
+) -> None:
     """Show a study's cells and trials, and what the store already holds of them.
 
     \b
-    Example: ldru-study plan study_specs/quick.yaml --set seeds=5
+    Example: ldru-study plan study_specs/quick.yaml --set seeds=5 --estimate
     """
     from ldru_study.results.facts import read_facts
+    from ldru_study.results.searches import holdings_for
     from ldru_study.results.store import Store
-    from ldru_study.spec.plan import plan_study
+    from ldru_study.spec.plan import expected_plan, plan_study
     from ldru_study.spec.study import load_study
 
     study = load_study(spec, changes)
-    planned = plan_study(study, read_facts(Store(store_uri)).holdings)
+    store = Store(store_uri)
+    facts = read_facts(store)
+    planned = plan_study(study, holdings_for(store, facts, study))
+    expected = expected_plan(study, planned)
+    estimate = None
+    if is_estimated:
+        # only now: without it a plan needs no torch
+        from ldru_study.training.estimate import estimate_plan
+
+        estimate = estimate_plan(study, expected, facts, say)
     if as_json:
-        print_json(
-            [
-                {
-                    "cell": trial.cell.key,
-                    "trial_id": trial.trial_id,
-                    "seed": trial.config.seed,
-                    "state": trial.state,
-                    "lengths": [question.length for question in trial.questions],
-                    "missing": [question.length for question in trial.missing],
-                    "config": trial.config.model_dump(mode="json"),
-                }
-                for trial in planned.trials
-            ]
-        )
+        trials = _trials(planned)
+        print_json({"trials": trials, "estimate": asdict(estimate)} if estimate else trials)
         return
+    _print_cells(planned, expected, estimate)
+    say(f"{study.name}: {len(expected.trials)} trials, {len(expected.to_run)} to run.")
+    if estimate:
+        _say_total(estimate)
+
+
+def _trials(planned: StudyPlan) -> list[dict[str, Any]]:
+    return [
+        {
+            "cell": trial.cell.key,
+            "trial_id": trial.trial_id,
+            "seed": trial.config.seed,
+            "suggestion": trial.suggestion,
+            "state": trial.state,
+            "lengths": [question.length for question in trial.questions],
+            "missing": [question.length for question in trial.missing],
+            "config": trial.config.model_dump(mode="json"),
+        }
+        for trial in planned.trials
+    ]
+
+
+def _print_cells(planned: StudyPlan, expected: StudyPlan, estimate: Estimate | None) -> None:
+    columns = ["cell", "trials", "steps", "test lengths", "state"]
+    known = {}
+    if estimate:
+        columns += ["time per trial", "memory per trial", "source"]
+        known = {cell.cell: cell for cell in estimate.cells}
     rows = []
-    of_cell: dict[str, list[PlannedTrial]] = {}
-    for trial in planned.trials:
-        of_cell.setdefault(trial.cell.key, []).append(trial)
-    for cell in study.cells:
-        mine = of_cell[cell.key]
-        lengths = [question.length for question in mine[0].questions]
-        states = ", ".join(
-            f"{sum(trial.state == state for trial in mine)} {words}"
-            for state, words in _STATES.items()
-            if any(trial.state == state for trial in mine)
-        )
+    for cell, whole in zip(planned.cells, expected.cells, strict=True):
+        key, lengths = cell.cell.key, [question.length for question in cell.questions]
         shown = f"{lengths[0]} .. {lengths[-1]} ({len(lengths)})"
-        rows.append((cell.key, len(mine), cell.config.train.steps, shown, states))
-    print_table(
-        ("cell", "trials", "steps", "test lengths", "state"), rows, right=("trials", "steps")
+        steps = cell.cell.config.train.steps
+        row = [key, len(whole.trials), steps, shown, _state_of(cell)]
+        if estimate:
+            row += _cost(known[key]) if key in known else ["", "", ""]
+        rows.append(row)
+    print_table(columns, rows, right=("trials", "steps", "time per trial", "memory per trial"))
+
+
+def _state_of(cell: CellPlan) -> str:
+    search = cell.search
+    words = []
+    if search is not None:
+        done = sum(one.is_over for one in search.suggestions)
+        oracle = " (oracle)" if search.is_oracle else ""
+        words.append(f"{done} of {search.num_trials} settings searched{oracle}")
+    judged = [trial for trial in cell.trials if trial.suggestion is None]
+    for state, text in _STATES.items():
+        if count := sum(trial.state == state for trial in judged):
+            words.append(f"{count} {text}")
+    return ", ".join(words)
+
+
+def _cost(cell: CellEstimate) -> list[str]:
+    from ldru_study.cli.progress import duration
+
+    return [
+        "" if cell.trial_s is None else duration(cell.trial_s),
+        "" if cell.memory_mib is None else f"{cell.memory_mib:.0f} MiB",
+        cell.source,
+    ]
+
+
+def _say_total(estimate: Estimate) -> None:
+    from ldru_study.cli.progress import duration
+
+    unknown = sum(cell.total_s is None for cell in estimate.cells)
+    more = f", and {unknown} cells of unknown length" if unknown else ""
+    memory = ""
+    if estimate.memory_mib is not None:
+        memory = f", {estimate.memory_mib / 1024:.1f} GiB of memory in all"
+    packing = (
+        f"{estimate.at_once} trials at once" if estimate.at_once > 1 else "one trial at a time"
     )
-    say(f"{study.name}: {len(planned.trials)} trials, {len(planned.to_run)} to run.")
+    say(
+        f"Estimate: {duration(estimate.total_s)}{more} on this machine, {packing}{memory}.\n"
+        "  measured: from a few steps, validations and strings, longer strings extrapolated;\n"
+        "  recorded: the median of trials of the same cell on this machine. Ray's start and end\n"
+        "  come on top, and other work on this machine makes it longer."
+    )
 
 
 _STATES = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ldru_study.execution.brake import Brake
 from ldru_study.execution.scheduler import CellAsha
 from ldru_study.execution.search import CellSearch
 from ldru_study.execution.submit import Submission, work_of
 from ldru_study.results.facts import read_facts
-from ldru_study.results.searches import holdings_for, measures_of, record_suggestion
+from ldru_study.results.searches import measures_of, record_suggestion
 from ldru_study.spec.plan import PlannedSearch, PlannedTrial, plan_cell
 from ldru_study.spec.search import SearchConfig
 from ldru_study.training.work import Outcome, Work
@@ -78,8 +79,11 @@ class Agenda:
         return False
 
     def _suggestion(self) -> Work | None:
-        """Return a suggestion of the cell that has the fewest under way."""
-        going_on = sorted(self._searches.values(), key=lambda one: len(one.running))
+        """Return a suggestion of the cell that has the fewest under way, and made the fewest."""
+        going_on = sorted(
+            self._searches.values(),
+            key=lambda one: (len(one.running), len(one.search.suggestions)),
+        )
         for searching in going_on:
             while searching.may_suggest:
                 trial = searching.suggest()
@@ -101,9 +105,9 @@ class Agenda:
         shown = ", ".join(f"{path}={value}" for path, value in best.params.items())
         self.announce(f"{cell.key}: of {size} settings number {best.number} won: {shown}")
         submission = self.submission
-        facts = read_facts(submission.store)
-        holdings = holdings_for(submission.store, facts, submission.spec)
-        planned = plan_cell(submission.spec, cell, holdings)
+        made = {searching.search.search_id: tuple(searching.search.suggestions)}
+        held = replace(read_facts(submission.store).holdings, searches=made)
+        planned = plan_cell(submission.spec, cell, held)
         submission.replan(planned)
         missing = [trial for trial in planned.trials if trial.suggestion is None]
         to_run = [trial for trial in missing if trial.state in ("train", "evaluate")]
@@ -132,8 +136,7 @@ class _Searching:
         self.asha = None
         if config.early_stopping is not None:
             rungs = {one.config.trial_id: one.rungs for one in planned.suggestions if one.config}
-            steps = planned.cell.config.train.steps
-            self.asha = CellAsha(config.early_stopping, steps, rungs)
+            self.asha = CellAsha(config.early_stopping, rungs)
 
     @property
     def is_going_on(self) -> bool:

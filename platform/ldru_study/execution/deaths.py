@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from ldru_study.results.facts import read_facts
@@ -18,7 +21,7 @@ _WORDS = (
     (PREEMPTED, ("preempted",), "its machine was taken away"),
     (
         NODE_LOST,
-        ("node was terminated", "node died", "node is dead", "node failure"),
+        ("node was terminated", "node has died", "node died", "node is dead", "node failure"),
         "its machine was lost",
     ),
     (
@@ -78,7 +81,7 @@ def close_attempts(
     cause: str,
     message: str,
     traceback: str | None = None,
-) -> None:
+) -> int:
     """Write an end for every attempt at these trials that has a start and none.
 
     Args:
@@ -88,20 +91,28 @@ def close_attempts(
         cause: what ended the process.
         message: the same for a reader.
         traceback: what more is known of it.
+
+    Returns:
+        How many ends were written.
+
+    Raises:
+        StoreError: the store cannot be read or written.
     """
-    attempts = read_facts(store).attempts.to_pylist()
+    rows = read_facts(store).attempts
+    mine = rows.filter(pc.is_in(rows["trial_id"], pa.array(list(trial_ids), pa.string())))
+    attempts = mine.to_pylist()
     over = {row["attempt_id"] for row in attempts if row["event"] == "end"}
-    end = {
-        "event": "end",
-        "state": state,
-        "cause": cause,
-        "message": message,
-        "traceback": traceback,
-        "at": datetime.datetime.now(datetime.UTC),
-    }
-    for start in attempts:
-        if start["trial_id"] not in trial_ids or start["attempt_id"] in over:
-            continue
-        about = {key: start[key] for key in ("trial_id", "attempt_id", "study", "host", "pid")}
+    now = datetime.datetime.now(datetime.UTC)
+    end: dict[str, Any] = {"event": "end", "state": state, "cause": cause, "message": message}
+    end |= {"traceback": traceback, "at": now}
+    opened = [row for row in attempts if row["event"] == "start" and row["attempt_id"] not in over]
+    for start in opened:
+        about = {key: start[key] for key in _KEPT} | {
+            "seconds": (now - start["at"]).total_seconds()
+        }
         row = dict.fromkeys(start) | about | end
         store.commit("attempts", f"{start['trial_id']}-{start['attempt_id']}-end", [row])
+    return len(opened)
+
+
+_KEPT = ("trial_id", "attempt_id", "study", "host", "pid", "cpus", "gpus")

@@ -22,6 +22,7 @@ from ray.job_submission import JobSubmissionClient
 import ldru_kernels
 import ldru_study
 from ldru_study.errors import StudyError
+from ldru_study.execution.token import find_token
 
 _TIMEOUT_S = 15.0
 _LOG_LINES = 20
@@ -62,17 +63,6 @@ class JobOrder:
         """Return the order that `to_json` wrote."""
         raw = json.loads(text)
         return cls(**raw | {"changes": tuple(raw["changes"])})
-
-
-def find_token() -> str | None:
-    """Return the cluster's token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    place = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
-    try:
-        return Path(place).expanduser().read_text().strip() or None
-    except OSError:
-        return None
 
 
 def reach(address: str) -> dict[str, Any]:

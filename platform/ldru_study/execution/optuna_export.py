@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def export_searches(searches: Sequence[PlannedSearch], spec: StudySpec, path: Pa
             study_name=f"{spec.name}/{search.cell.key}",
             directions=["minimize"] * len(objectives),
         )
-        study.set_metric_names([str(name) for name in objectives])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([str(name) for name in objectives])
         if search.is_oracle:
             study.set_user_attr("oracle selection", "chosen on lengths that also judge")
         space = space_of(search.cell.config, spec.file.search)

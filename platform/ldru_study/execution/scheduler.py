@@ -3,55 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from ldru_study.execution.brake import Brake
 from ldru_study.spec.search import AshaConfig
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """A trial as the scheduler knows it: by its own id, which a restart does not change."""
-
-    trial_id: str
-
-
 class CellAsha:
     """Asynchronous successive halving among the trials of one cell.
 
+    A trial goes on from a rung when its loss is among the best ``1 / reduction_factor`` that came
+    so far; until ``reduction_factor`` have come, nobody can be said to be worse. (Ray's own
+    AsyncHyperBandScheduler stops the second that comes if it is worse than the first.)
+
     Args:
         config: when a trial may be stopped.
-        steps: the steps of a whole training.
         rungs: trial id -> step -> validation loss: what earlier trials reached.
+
+    Source: Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2,
+    in the variant that stops instead of promoting.
     """
 
-    def __init__(
-        self, config: AshaConfig, steps: int, rungs: Mapping[str, Mapping[int, float]]
-    ) -> None:
-        self._asha = AsyncHyperBandScheduler(
-            time_attr="step",
-            metric="validation_loss",
-            mode="min",
-            max_t=max(steps, config.min_steps),
-            grace_period=config.min_steps,
-            reduction_factor=config.reduction_factor,
-        )
-        self._known: set[str] = set()
+    def __init__(self, config: AshaConfig, rungs: Mapping[str, Mapping[int, float]]) -> None:
+        self.reduction_factor = config.reduction_factor
+        self._losses: dict[int, dict[str, float]] = {}
         for trial_id, losses in rungs.items():
-            for step, loss in sorted(losses.items()):
-                self.stops(trial_id, step, loss)
+            for step, loss in losses.items():
+                self._losses.setdefault(step, {})[trial_id] = loss
 
     def stops(self, trial_id: str, step: int, validation_loss: float) -> bool:
         """Take in a loss at a rung; True when the trial is not good enough to go on."""
-        runner = _Runner(trial_id)
-        if trial_id not in self._known:
-            self._known.add(trial_id)
-            self._asha.on_trial_add(None, runner)
-        result = {"step": step, "validation_loss": validation_loss}
-        return bool(self._asha.on_trial_result(None, runner, result) == TrialScheduler.STOP)
+        losses = self._losses.setdefault(step, {})
+        if trial_id in losses:
+            # it has passed here before: a continued trial tells its rungs again
+            return False
+        losses[trial_id] = validation_loss
+        num_kept = len(losses) // self.reduction_factor
+        return num_kept > 0 and validation_loss > sorted(losses.values())[num_kept - 1]
 
 
 class CellSchedulers(FIFOScheduler):  # type: ignore[misc]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,6 @@ from ldru_study.spec.suggestions import (
 )
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 # these look at the results and at nothing else
 _STATELESS = ("gp", "random", "tpe")
@@ -166,16 +166,21 @@ class CellSearch:
         return config.model_copy(update={"seed": SEARCH_SEED})
 
     def _ask(self) -> dict[str, Any]:
-        trial = self.study.ask()
-        self._trials.append(trial)
         raw: Any = self.cell.config.model_dump(mode="python")
         params: dict[str, Any] = {}
-        for path, dimension in self.space.items():
-            if is_active(dimension, raw, params):
-                params[path] = _suggest(trial, path, dimension)
+        with _quiet():
+            trial = self.study.ask()
+            for path, dimension in self.space.items():
+                if is_active(dimension, raw, params):
+                    params[path] = _suggest(trial, path, dimension)
+        self._trials.append(trial)
         return params
 
     def _new_sampler(self, number: int) -> BaseSampler:
+        with _quiet():
+            return self._sampler(number)
+
+    def _sampler(self, number: int) -> BaseSampler:
         seed = _seed(self.search_id, self.search.seed, number)
         # of few trials, most should learn from the others
         startup = min(10, max(3, self.num_trials // 4))
@@ -236,6 +241,16 @@ class CellSearch:
                 "Install the version that constraints.txt names, or begin anew with another "
                 "search.seed."
             )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # whatever may change in a sampler, a search that it would change is refused
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # what diverged is infinitely bad; the Gaussian process makes do with the worst it saw
+        warnings.filterwarnings("ignore", "Clip non-finite values")
+        yield
 
 
 def distribution_of(dimension: Dimension) -> BaseDistribution:

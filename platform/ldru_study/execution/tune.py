@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 # before ray is imported: no usage statistics, no second copy of every result, no chdir
@@ -36,10 +36,11 @@ from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake, Reason
 from ldru_study.execution.deaths import cause_of_death, close_attempt, close_attempts
 from ldru_study.execution.scheduler import CellSchedulers
+from ldru_study.results.facts import read_facts
 from ldru_study.results.store import Store
 from ldru_study.spec.study import ResourcesConfig
 from ldru_study.training.attempt import run_attempt
-from ldru_study.training.failures import INTERRUPTED
+from ldru_study.training.failures import INTERRUPTED, OUT_OF_MEMORY
 from ldru_study.training.work import Outcome, Progress, Work
 
 
@@ -190,7 +191,9 @@ class _Orders(Searcher):  # type: ignore[misc]
         assert self.agenda is not None  # noqa: S101 - our own invariant
         work = self.agenda.next()
         if work is None:
-            return Searcher.FINISHED if self.agenda.is_over else None
+            # Tune waits in vain for what a brake holds back
+            is_over = self.agenda.is_over or self.agenda.brake.mode
+            return Searcher.FINISHED if is_over else None
         self.works[trial_id] = work
         return {"order": work.to_json(), "threads": self.threads}
 
@@ -223,13 +226,13 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def stops(self, trial: Any, result: dict[str, Any]) -> bool:
         """Whether early stopping ends a trial at this result."""
-        progress = result.get("progress")
-        if not progress or not progress["at_rung"]:
+        # a scheduler gets results flattened, a callback as they were reported
+        if not result.get("progress/at_rung"):
             return False
         work = self.orders.works[trial.trial_id]
         agenda = self.orders.agenda
         asha = None if agenda is None else agenda.asha(work)
-        step, loss = progress["step"], progress["validation_loss"]
+        step, loss = result["progress/step"], result["progress/validation_loss"]
         if asha is None or not asha.stops(work.config.trial_id, step, loss):
             return False
         self.pruned[trial.trial_id] = step
@@ -261,7 +264,15 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._close(trial, "interrupted")
+        cause, message = self._close(trial, "interrupted")
+        work = self.orders.works[trial.trial_id]
+        self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again")
+        if cause == OUT_OF_MEMORY:
+            # the machine as a whole ran out, which the attempt itself could not see
+            size = work.micro_batch_size or work.config.train.batch_size
+            work = replace(work, micro_batch_size=max(1, size // 2))
+            self.orders.works[trial.trial_id] = self.open[trial.trial_id] = work
+            trial.config["order"] = work.to_json()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         cause, message = self._close(trial, "failed")
@@ -290,18 +301,21 @@ class _Relay(tune.Callback):  # type: ignore[misc]
 
     def _close(self, trial: Any, state: str) -> tuple[str, str]:
         work, error = self.orders.works[trial.trial_id], trial.get_error()
-        # an attempt records its own failures: what arrives here could not
+        trial_id = work.config.trial_id
         cause, message = cause_of_death(error)
-        close_attempts(
+        is_closed = close_attempts(
             self.store,
-            {work.config.trial_id},
+            {trial_id},
             state=state,
             cause=cause,
             message=message,
             traceback=None if error is None else str(error),
         )
-        if state == "interrupted":
-            self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again.")
+        if not is_closed:
+            # it died by its own hand, and said why
+            end = read_facts(self.store).ended.get(trial_id)
+            if end is not None and end["cause"]:
+                return str(end["cause"]), str(end["message"])
         return cause, message
 
     def _end(self, trial: Any, outcome: Outcome) -> None:

@@ -132,6 +132,16 @@ class _WhenAsked(Container[str]):
         return member in self.members()
 
 
+def _without_ended(beats: dict[str, Heartbeat], attempts: pa.Table) -> dict[str, Heartbeat]:
+    """Return the beats of attempts that have no end: one that was ended may beat once more."""
+    if not beats:
+        return beats
+    running = pa.array([beat.attempt_id for beat in beats.values()], pa.string())
+    rows = attempts.filter(pc.is_in(attempts["attempt_id"], running))
+    ended = set(rows.filter(pc.equal(rows["event"], "end"))["attempt_id"].to_pylist())
+    return {key: beat for key, beat in beats.items() if beat.attempt_id not in ended}
+
+
 def read_facts(store: Store) -> Facts:
     """Read everything that decides states and plans.
 
@@ -141,5 +151,6 @@ def read_facts(store: Store) -> Facts:
     # in the order in which they vanish or come: what has stopped beating has committed its rows
     beats = {beat.trial_id: beat for beat in read_heartbeats(store) if beat.is_alive}
     attempts, more = store.read("attempts")
+    beats = _without_ended(beats, attempts)
     answers, damage = store.read("evaluations")
     return Facts(store, answers, attempts, beats, (*damage, *more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -193,6 +194,29 @@ def plan_cell(
         seeded = config.model_copy(update={"seed": seed})
         trials.append(_planned(cell, seeded, questions, held, retry_diverged))
     return CellPlan(cell, questions, tuple(trials), planned)
+
+
+def expected_plan(spec: StudySpec, plan: StudyPlan) -> StudyPlan:
+    """Return the plan with stand-ins for the trials that searches have yet to settle on.
+
+    They have the settings of their cell and seeds that no trial has; for counts and estimates.
+    """
+    return StudyPlan(tuple(_expected(spec, planned) for planned in plan.cells))
+
+
+def _expected(spec: StudySpec, planned: CellPlan) -> CellPlan:
+    search, cell = planned.search, planned.cell
+    if search is None or search.is_over:
+        return planned
+    made = len(search.suggestions)
+    seeds = itertools.count(SEARCH_SEED + 1)
+    numbers: list[int | None] = [*range(made, search.num_trials), *(None for _ in spec.file.seeds)]
+    more = []
+    for number in numbers:
+        config = cell.config.model_copy(update={"seed": next(seeds)})
+        asked = planned.questions if number is None else search.questions
+        more.append(PlannedTrial(cell, config, config.trial_id, asked, asked, "train", number))
+    return replace(planned, trials=(*planned.trials, *more))
 
 
 def search_questions(

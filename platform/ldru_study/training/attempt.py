@@ -104,6 +104,8 @@ class _Attempt:
         if files.exists(weights):
             self.step = self.pulse.step = config.train.steps
             self.micro_batch_size = None
+            # left behind by an attempt that was stopped between the two
+            files.delete(state)
             try:
                 return load_weights(files.read(weights), config, self.device)
             except DamagedError as error:

@@ -15,7 +15,14 @@ TIMED_OUT = "timed_out"
 BUG = "bug"
 
 # the CPU allocator and the operating system raise plain errors; only their words tell
-_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "out of memory")
+_MEMORY_WORDS = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    # oneDNN's, whatever it lacks; in a training that ran before it is memory
+    "could not create a primitive",
+)
 
 
 class DivergedError(Exception):

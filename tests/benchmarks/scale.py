@@ -1,13 +1,15 @@
 """How the store and the plan bear many trials: synthetic studies, whole commands, medians.
 
 `python tests/benchmarks/scale.py` makes a store of committed trials, as it looks once it has been
-compacted, and times the commands that read it.
+compacted, and times the commands that read it; then a smaller one as trials leave it, one file per
+commit, before and after it is compacted.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -70,6 +72,28 @@ def main(studies: int, runs: int, folder: Path | None) -> None:
             ["query", "select task, sum(num_correct) from evaluations group by all"],
         ):
             report(" ".join(command), [timed_command(command, store) for _ in range(runs)])
+        time_compaction(Path(scratch) / "small-files", paths[0], runs)
+
+
+def time_compaction(store: Path, spec: Path, runs: int) -> None:
+    """Time `status` before and after `store compact`, on 2 000 trials of three files each."""
+    study = load_study(spec)
+    plan = plan_study(study)
+    save(Store(str(store)), study, plan)
+    files = Store(str(store))
+    for trial in plan.trials[:2000]:
+        name = f"{trial.trial_id}-{keys(trial)['attempt_id']}"
+        for table, rows_of in ROWS:
+            files.commit(table, name, list(rows_of(trial)))
+    old = time.time() - 3600
+    for path in store.rglob("*.parquet"):
+        os.utime(path, (old, old))
+    num_files = sum(1 for _ in store.rglob("*.parquet"))
+    status = ["status", study.name]
+    report(f"status, {num_files} files", [timed_command(status, store) for _ in range(runs)])
+    report("store compact", [timed_command(["store", "compact"], store)])
+    num_files = sum(1 for _ in store.rglob("*.parquet"))
+    report(f"status, {num_files} files", [timed_command(status, store) for _ in range(runs)])
 
 
 def write_spec(folder: Path, number: int) -> Path:
@@ -88,11 +112,7 @@ def fill(store: Store, paths: list[Path]) -> None:
         plans.append(plan_study(spec))
         save(store, spec, plans[-1])
     trials = [trial for plan in plans for trial in plan.trials]
-    for table, rows_of in (
-        ("attempts", attempt_rows),
-        ("evaluations", evaluation_rows),
-        ("metrics", metric_rows),
-    ):
+    for table, rows_of in ROWS:
         write_table(store, table, (row for trial in trials for row in rows_of(trial)))
     for trial in trials:
         weights = Path(store.uri, "checkpoints", trial.trial_id, "weights.safetensors")
@@ -133,13 +153,14 @@ def attempt_rows(trial: PlannedTrial) -> Iterator[dict[str, object]]:
         "at": NOW,
         "step": 1000,
     }
-    yield about | {
+    row = dict.fromkeys(TABLES["attempts"].names) | about
+    yield row | {
         "event": "start",
         "step": 0,
         "config": trial.config.model_dump_json(),
         "versions": json.dumps({"python": "3.11.7", "torch": "2.13.0", "revision": "0" * 40}),
     }
-    yield about | {"event": "end", "state": "done", "seconds": 12.5}
+    yield row | {"event": "end", "state": "done", "seconds": 12.5}
 
 
 def evaluation_rows(trial: PlannedTrial) -> Iterator[dict[str, object]]:
@@ -174,6 +195,13 @@ def metric_rows(trial: PlannedTrial) -> Iterator[dict[str, object]]:
             "gradient_norm": 1.0,
             "seconds": 0.1 * number,
         }
+
+
+ROWS: tuple[tuple[str, Callable[[PlannedTrial], Iterator[dict[str, object]]]], ...] = (
+    ("attempts", attempt_rows),
+    ("evaluations", evaluation_rows),
+    ("metrics", metric_rows),
+)
 
 
 def keys(trial: PlannedTrial) -> dict[str, object]:

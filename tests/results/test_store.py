@@ -86,15 +86,15 @@ def test_a_damaged_file_is_named_and_harms_nothing_else(store, name, spoil, reas
     assert str(read_facts(store).damage[0]).startswith(f"evaluations/{name}: {reason}")
 
 
-def test_every_flipped_page_is_damage_or_the_same_rows(store):
-    store.commit("evaluations", "t1-a1", [evaluation(length=n) for n in range(8, 40)])
-    good = store.files.read("evaluations/t1-a1.parquet")
-    rows = store.read("evaluations")[0].to_pylist()
+def test_every_flipped_page_is_damage_or_the_same_rows(local_store):
+    local_store.commit("evaluations", "t1-a1", [evaluation(length=n) for n in range(8, 40)])
+    good = local_store.files.read("evaluations/t1-a1.parquet")
+    rows = local_store.read("evaluations")[0].to_pylist()
     for at in range(0, len(good), 97):
         spoilt = bytearray(good)
         spoilt[at] ^= 0xFF
-        store.files.write("evaluations/t1-a1.parquet", bytes(spoilt))
-        found, damage = store.read("evaluations")
+        local_store.files.write("evaluations/t1-a1.parquet", bytes(spoilt))
+        found, damage = local_store.read("evaluations")
         assert damage or found.to_pylist() == rows, at
 
 
@@ -121,10 +121,10 @@ def test_a_file_from_an_older_version_lacks_columns_and_reads_null(store):
     assert found["loss"].to_pylist() == [None]
 
 
-def test_unfinished_files_are_invisible(store, tmp_path):
-    store.commit("evaluations", "t1-a1", [evaluation()])
+def test_unfinished_files_are_invisible(local_store, tmp_path):
+    local_store.commit("evaluations", "t1-a1", [evaluation()])
     (tmp_path / "results/evaluations/.t1-a2.parquet.abcd.tmp").write_bytes(b"half")
-    found, damage = store.read("evaluations")
+    found, damage = local_store.read("evaluations")
     assert (len(found), damage) == (1, [])
 
 
@@ -136,17 +136,17 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluations"]
 
 
-def test_a_crash_before_the_rename_leaves_the_old_file(store, monkeypatch):
-    store.files.write("studies/a/spec.yaml", b"old")
+def test_a_crash_before_the_rename_leaves_the_old_file(local_store, monkeypatch):
+    local_store.files.write("studies/a/spec.yaml", b"old")
 
     def power_cut(*_):
         raise OSError(5, "power cut")
 
     monkeypatch.setattr("os.replace", power_cut)
     with pytest.raises(StoreError, match="power cut"):
-        store.files.write("studies/a/spec.yaml", b"new")
-    assert store.files.read("studies/a/spec.yaml") == b"old"
-    assert [entry.name for entry in store.files.list("studies", recursive=True)] == [
+        local_store.files.write("studies/a/spec.yaml", b"new")
+    assert local_store.files.read("studies/a/spec.yaml") == b"old"
+    assert [entry.name for entry in local_store.files.list("studies", recursive=True)] == [
         "studies/a/spec.yaml"
     ]
 

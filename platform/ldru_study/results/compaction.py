@@ -29,7 +29,6 @@ MIN_AGE_S = 600.0
 LARGE_BYTES = 8 << 20
 # rows are merged until they take this much memory; on disk that is a few times less
 MOST_BYTES = 256 << 20
-_READERS = 8
 # read at once
 _BATCH_FILES = 512
 _BATCH_BYTES = 32 << 20
@@ -110,7 +109,7 @@ class _TableCompactor:
         self._replace(sources, tables, elsewhere)
 
     def _read(self, entries: Sequence[FileEntry]) -> Iterator[tuple[FileEntry, pa.Table]]:
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(self.files.num_readers) as pool:
             for batch in _batches(entries):
                 for entry, rows in zip(batch, pool.map(self._read_file, batch), strict=True):
                     if isinstance(rows, Damage):
@@ -148,7 +147,7 @@ class _TableCompactor:
             self.done.num_rows += len(rows)
         # a file that was written anew since it was read holds what nobody has read
         now = set(self.files.list(self.table))
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(self.files.num_readers) as pool:
             list(pool.map(self.files.delete, [entry.name for entry in sources if entry in now]))
         self.done.num_merged += len(sources)
 

@@ -87,9 +87,10 @@ def beating(
     def renew() -> None:
         while True:
             now = replace(beat, at=time.time(), **asdict(pulse))
-            # a missed beat only makes this attempt look older; its rows are what counts
+            # a missed beat only makes this attempt look older; its rows are what counts, and the
+            # end of the attempt must not wait for a store that is away
             with suppress(StoreError):
-                store.files.write(name, json.dumps(asdict(now)).encode())
+                store.files.write(name, json.dumps(asdict(now)).encode(), patience_s=0)
             if over.wait(RENEW_S):
                 return
 
@@ -100,7 +101,9 @@ def beating(
     finally:
         over.set()
         thread.join()
-        store.files.delete(name)
+        # one that stays behind grows old
+        with suppress(StoreError):
+            store.files.delete(name, patience_s=0)
 
 
 def read_heartbeats(store: Store) -> list[Heartbeat]:

@@ -13,14 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ldru_study.errors import StoreError
-from ldru_study.results.files import FileEntry, FileRoot
+from ldru_study.results.files import FileEntry, FileRoot, NoAccessError
 from ldru_study.results.rows import without_repeated
 from ldru_study.results.schema import SCHEMA_VERSION, TABLES, version_of, versioned
 
 # a file that holds the rows of others begins so
 MERGED = "merged-"
 
-_READERS = 8
 # files read at once before their rows are put together
 _BATCH = 4096
 # so small that Arrow's own threads cost more than they save
@@ -143,7 +142,7 @@ class TableReader:
 
     def _take_in(self, entries: Sequence[FileEntry]) -> bool:
         """Read files; False when one of them has gone."""
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(self.files.num_readers) as pool:
             found = list(pool.map(self._read_file, entries))
         tables: list[pa.Table] = []
         for entry, content in zip(entries, found, strict=True):
@@ -168,6 +167,8 @@ class TableReader:
             return decode(self.table, entry.name, self.files.read(entry.name))
         except FileNotFoundError:
             return None
+        except NoAccessError:
+            raise
         except StoreError as error:
             prefix = f"{self.files.uri}/{entry.name}: "
             return Damage(entry.name, f"{str(error).removeprefix(prefix)} Make it readable.")

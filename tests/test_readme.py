@@ -57,9 +57,11 @@ def test_every_link_leads_somewhere():
 
 
 def test_the_example_is_valid():
-    (example,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
-    file = parse_yaml(example, "mine.yaml")
-    assert len(validate_study(file.content, file).cells) == 8
+    # the search is what can be added to the study
+    example, search = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
+    for text in (example, example + search):
+        file = parse_yaml(text, "mine.yaml")
+        assert len(validate_study(file.content, file).cells) == 8
 
 
 def test_the_table_is_what_the_command_prints():

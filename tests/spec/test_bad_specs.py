@@ -77,7 +77,7 @@ CASES = {
     "unknown top far": (
         GOOD + "wibble: 3\n",
         [
-            "wibble (line 9): no field is called 'wibble'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train, trial_timeout_s."
+            "wibble (line 9): no field is called 'wibble'. Fields: analysis, budget, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, search, seeds, task, train, trial_timeout_s."
         ],
     ),
     "unknown task": (
@@ -287,10 +287,75 @@ CASES = {
         "name: good\ngrid: &g\n  task: [parity_check]\n  again: *g\n",
         ["grid.again (line 4): an alias refers to a value that contains it."],
     ),
-    "later field": (
+    "unknown field": (
+        GOOD + "serch: {trials: 3}\n",
+        ["serch (line 9): no field is called 'serch'. Did you mean 'search'?"],
+    ),
+    "search without a space": (
         GOOD + "search: {trials: 3}\n",
+        ["search (line 9): the field 'space' is missing. Add it."],
+    ),
+    "dimension": (
+        GOOD + "search: {space: {train.learning_rate: {kind: log_unifrm, low: 1e-4, high: 1}}}\n",
         [
-            "search (line 9): no field is called 'search'. Fields: analysis, checkpoint_every_s, evaluate, grid, model, name, overrides, question, resources, retries, sampling, seeds, task, train, trial_timeout_s."
+            "search.space.train.learning_rate.kind (line 9): no dimension is called 'log_unifrm'. Did you mean 'log_uniform'? Known: choice, integer, log_uniform, uniform."
+        ],
+    ),
+    "range": (
+        GOOD + "search: {space: {train.learning_rate: {kind: uniform, low: 2.0, high: 1.0}}}\n",
+        ["search.space.train.learning_rate (line 9): low 2 is not below high 1."],
+    ),
+    "space of no field": (
+        GOOD + "search: {space: {train.learning_rte: {kind: uniform, low: 0.1, high: 1.0}}}\n",
+        [
+            "search.space.train.learning_rte (line 9): in parity_check/ldru(mlp): no field is called 'learning_rte'. Did you mean 'learning_rate'?",
+            "search.space.train.learning_rte (line 9): in parity_check/lstm: no field is called 'learning_rte'. Did you mean 'learning_rate'?",
+            "search.space.train.learning_rte (line 9): in tomita_3/ldru(mlp): no field is called 'learning_rte'. Did you mean 'learning_rate'?",
+            "search.space.train.learning_rte (line 9): in tomita_3/lstm: no field is called 'learning_rte'. Did you mean 'learning_rate'?",
+        ],
+    ),
+    "space out of range": (
+        GOOD
+        + "search: {space: {model.dropout: {kind: uniform, low: 0.0, high: 2.0, when: {model.kind: ldru}}}}\n",
+        [
+            "search.space.model.dropout (line 9): in parity_check/ldru(mlp): must be below 1.0, found the number 2.0.",
+            "search.space.model.dropout (line 9): in tomita_3/ldru(mlp): must be below 1.0, found the number 2.0.",
+        ],
+    ),
+    "space for no cell": (
+        GOOD
+        + "search: {space: {model.width: {kind: choice, values: [2, 4], when: {model.kind: rnn}}}}\n",
+        ["search.space.model.width.when (line 9): holds in no cell. Mend or drop it."],
+    ),
+    "another question": (
+        GOOD + "search: {space: {train.max_length: {kind: choice, values: [20, 40]}}}\n",
+        [
+            "search (line 9): space: train.max_length makes another question of it. Use an axis of grid."
+        ],
+    ),
+    "oracle": (
+        GOOD
+        + "search:\n  objective: extrapolation_error\n  multiples: [2]\n  space: {model.width: {kind: choice, values: [2, 4]}}\n",
+        [
+            f"{cell}: search.multiples: length 40 also judges, so the search would choose what it is judged by. Choose other multiples, or say search.allow_oracle: true, and every table says so too."
+            for cell in (
+                "parity_check/ldru(mlp)",
+                "parity_check/lstm",
+                "tomita_3/ldru(mlp)",
+                "tomita_3/lstm",
+            )
+        ],
+    ),
+    "duration": (
+        GOOD + "budget: {wall_clock: 90}\n",
+        [
+            "budget.wall_clock (line 9): wants a duration such as 2h30m, 90m or 45s, found the number 90."
+        ],
+    ),
+    "hours of no GPU": (
+        GOOD + "budget: {gpu_hours: 2}\n",
+        [
+            "budget.gpu_hours (line 9): a trial takes no GPU, so no hour is ever spent. Set resources.gpus, or drop it."
         ],
     ),
 }

@@ -390,8 +390,8 @@ def test_a_stop_when_the_weights_are_written_leaves_nothing_behind(store, monkey
     config = small_trial()
     write, state = FileRoot.write, f"checkpoints/{config.trial_id}/state.safetensors"
 
-    def stops_after_the_weights(self, name, data):
-        write(self, name, data)
+    def stops_after_the_weights(self, name, data, **more):
+        write(self, name, data, **more)
         if name.endswith("weights.safetensors"):
             raise SystemExit
 

@@ -106,6 +106,7 @@ def run_trials(
     Raises:
         SpecError: one trial asks for more than this machine has.
     """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     _start_ray(options, listener)
     # a polite kill ends as Ctrl-C does; Ray's own handler would leave without a word
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -136,6 +137,9 @@ def run_trials(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+        # Tune leaves its own handler behind, which hears nothing any more
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return relay.result()
 
 

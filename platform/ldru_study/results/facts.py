@@ -119,7 +119,10 @@ class Facts:
         return ("interrupted", None) if attempts else ("waiting", None)
 
 
-_END = ("state", "cause", "message", "traceback", "step", "seconds")
+_END = (
+    *("state", "cause", "message", "traceback", "step", "seconds"),
+    *("micro_batch_size", "cpus", "gpus"),
+)
 
 
 @dataclass(frozen=True)

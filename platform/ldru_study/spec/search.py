@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ldru_study.spec.strict import Strict
 from ldru_study.spec.trial import Count, Positive
@@ -23,6 +23,8 @@ Objective = Literal[
     "validation_error",
     "validation_loss",
 ]
+_ONE = {"enum": list(get_args(Objective))}
+_ONE_OR_MORE = {"anyOf": [_ONE, {"type": "array", "minItems": 1, "items": _ONE}]}
 Condition = Annotated[dict[str, Any], Field(min_length=1)]
 When = Annotated[
     Condition | None, Field(description="only where these fields have these values; or lists")
@@ -159,7 +161,10 @@ class SearchConfig(Strict):
         description="field of a trial -> what it may be"
     )
     objective: Annotated[
-        tuple[Objective, ...], BeforeValidator(_as_objectives), Field(min_length=1)
+        tuple[Objective, ...],
+        BeforeValidator(_as_objectives),
+        Field(min_length=1),
+        WithJsonSchema(_ONE_OR_MORE),
     ] = Field(("validation_loss",), description="one, or several of which the first chooses")
     multiples: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple)] = Field(
         (), description="lengths of extrapolation_error, as multiples of train.max_length"

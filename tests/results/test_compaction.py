@@ -293,11 +293,29 @@ def test_a_listing_that_misses_a_row_on_the_move_is_done_again(store, monkeypatc
     real = FileRoot.list
 
     def list_files(self, folder, **more):
-        """List half of the folder, let it be merged, list the rest without the new file."""
+        """Come too late for the old files and too early for the new one."""
         monkeypatch.setattr(FileRoot, "list", real)
-        before = real(self, folder, **more)
         compact(Store(store.uri), NOW_OLD_ENOUGH)
-        return before[:10]
+        return []
+
+    monkeypatch.setattr(FileRoot, "list", list_files)
+    assert len(store.read("evaluations")[0]) == 40
+
+
+def test_files_that_are_gone_are_not_made_up_for_by_one_more_torn_listing(store, monkeypatch):
+    fill(store)
+    real = FileRoot.list
+    listed = []
+
+    def list_files(self, folder, **more):
+        listed.append(folder)
+        if len(listed) == 1:
+            before = real(self, folder, **more)
+            with monkeypatch.context() as patch:
+                patch.setattr(FileRoot, "list", real)
+                compact(Store(store.uri), NOW_OLD_ENOUGH)
+            return before
+        return [] if len(listed) == 2 else real(self, folder, **more)
 
     monkeypatch.setattr(FileRoot, "list", list_files)
     assert len(store.read("evaluations")[0]) == 40

@@ -203,6 +203,10 @@ def test_ctrl_c_in_the_middle_of_an_upload_leaves_all_or_nothing(s3_uri):
     with pytest.raises(KeyboardInterrupt):
         root.write("a", b"all of it")
     root._fs = whole
+    # Ctrl-C does not wait for the upload, but a process does before it ends
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
     assert root.read("a") == b"all of it"
 
 

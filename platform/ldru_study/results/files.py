@@ -111,7 +111,7 @@ class FileRoot:
                 stream.write(data)
 
         # a stream that is left by an exception completes what it has: no Ctrl-C may come between
-        # open and close, and signals reach the main thread only
+        # open and close. signals reach the main thread only, and a process ends after its threads
         with ThreadPoolExecutor(1) as thread:
             thread.submit(put).result()
 
@@ -158,7 +158,7 @@ class FileRoot:
                 yield info.path, info.size or 0, info.mtime_ns or 0
 
     def _list_local(self, path: str, recursive: bool) -> Iterator[tuple[str, int, int]]:
-        # pyarrow takes longer, and fails when a folder is made while it looks for it
+        # pyarrow fails when a folder is made while it looks for it
         folders = [path]
         while folders:
             folder = folders.pop()

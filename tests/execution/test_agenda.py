@@ -11,7 +11,9 @@ from ldru_study.execution.brake import Brake
 from ldru_study.results.facts import read_facts
 from ldru_study.results.query import Database
 from ldru_study.results.search_table import read_searches, rows_of
+from ldru_study.results.searches import TRANSIENT
 from ldru_study.results.store import Store
+from ldru_study.training import failures
 from ldru_study.training.attempt import run_attempt
 from ldru_study.training.work import Outcome
 
@@ -136,6 +138,36 @@ def test_a_search_without_a_good_end_says_so_and_judges_nobody(store):
         f"parity_check/{model}: none of 4 settings could be trained to the end."
         for model in ("lstm", "rnn")
     ]
+
+
+def test_the_causes_that_are_no_fault_of_the_settings():
+    # results knows no training, so the words stand in both
+    wanted = {failures.INTERRUPTED, failures.NODE_LOST, failures.PREEMPTED, failures.WORKER_DIED}
+    assert set(TRANSIENT) == wanted
+
+
+def test_settings_that_a_machine_failed_are_tried_again(store, tmp_path):
+    submission = submission_of(SEARCH, store)
+    said = []
+    agenda = Agenda(submission, Brake(), said.append)
+    lost = None
+    while (work := agenda.next()) is not None:
+        if work.suggestion == 1 and lost is None:
+            lost = work
+            agenda.ended(work, Outcome("failed", "worker_died", "gone"))
+        else:
+            agenda.ended(work, run_attempt(work))
+    # the other cell is done with; here nobody wins while a result is missing
+    assert agenda.is_over
+    assert [text.split(":")[0] for text in said] == [
+        {"parity_check/rnn", "parity_check/lstm"}.difference({lost.cell}).pop()
+    ]
+    [unfinished] = submission.remaining().open_searches
+    assert unfinished.cell.key == lost.cell
+    works, *_ = run(store)
+    assert [work.config for work in works if work.suggestion is not None] == [lost.config]
+    assert [work.config.seed for work in works if work.suggestion is None] == [0, 1]
+    assert submission.remaining().is_complete
 
 
 ORACLE = SEARCH + "  objective: extrapolation_error\n  multiples: [2]\n  strings: 32\n"

@@ -333,6 +333,10 @@ CASES = {
             "search (line 9): space: train.max_length makes another question of it. Use an axis of grid."
         ],
     ),
+    "strings for nothing": (
+        GOOD + "search: {strings: 9, space: {model.width: {kind: choice, values: [2, 4]}}}\n",
+        ["search (line 9): strings are for extrapolation_error, which is no objective. Drop it."],
+    ),
     "oracle": (
         GOOD
         + "search:\n  objective: extrapolation_error\n  multiples: [2]\n  space: {model.width: {kind: choice, values: [2, 4]}}\n",

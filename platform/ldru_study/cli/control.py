@@ -80,9 +80,10 @@ def stop(study: str, store_uri: str, as_json: bool, now: bool, no_wait: bool) ->
     for driver in running:
         request_stop(store, driver.submission_id, "now" if now else "drain")
     left: list[DriverRecord] = []
-    if running and not no_wait:
+    if running:
         how = "running trials are interrupted" if now else "running trials end first"
         say(f"{name}: asked {_who(running)} to stop; {how}.")
+    if not no_wait:
         left = _wait(store, name, {driver.submission_id for driver in running}, now=now)
     if as_json:
         print_json(

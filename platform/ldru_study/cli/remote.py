@@ -37,7 +37,7 @@ def submit_remotely(
     from ldru_study.execution.jobs import JobOrder, Jobs
     from ldru_study.execution.submit import new_record, prepare
 
-    # before anything is written: nothing may look submitted that is not
+    # first: for a cluster that is not there nothing is recorded
     jobs = Jobs(address)
     record = new_record(sys.argv[1:])
     submission = prepare(study, store, record, retry_diverged=flags["retry_diverged"])

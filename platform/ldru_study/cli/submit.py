@@ -161,4 +161,8 @@ def conclude(submission: Submission, result: RunResult | None, *, as_json: bool)
     if result is not None and reason == "failed":
         say(f"Stopped: {result.message}. The same command continues.")
         return FAILED
+    if result is not None and (unfinished := submission.remaining().open_searches):
+        say(f"{len(unfinished)} searches are not over: a machine failed them, or another submit")
+        say("  runs their trials. The same command goes on with them.")
+        return FAILED
     return 0 if is_whole else FAILED

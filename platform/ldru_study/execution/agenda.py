@@ -11,7 +11,7 @@ from ldru_study.execution.scheduler import CellAsha
 from ldru_study.execution.search import CellSearch
 from ldru_study.execution.submit import Submission, work_of
 from ldru_study.results.facts import read_facts
-from ldru_study.results.searches import measures_of, record_suggestion
+from ldru_study.results.searches import TRANSIENT, measures_of, record_suggestion
 from ldru_study.spec.plan import PlannedSearch, PlannedTrial, plan_cell
 from ldru_study.spec.search import SearchConfig
 from ldru_study.training.work import Outcome, Work
@@ -164,6 +164,9 @@ class _Searching:
     def take_in(self, number: int, outcome: Outcome) -> None:
         """Tell the search what came of a suggestion, by what is committed of it."""
         self.running.discard(number)
+        if outcome.cause in TRANSIENT:
+            # it stays open: nothing is known of these settings, and the next submit tries again
+            return
         config = self.search.suggestions[number].config
         assert config is not None  # noqa: S101 - our own invariant
         state = "diverged" if outcome.cause == "diverged" else outcome.state

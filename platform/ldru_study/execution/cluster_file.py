@@ -96,6 +96,7 @@ def schema_problems(file: ClusterFile) -> list[str]:
     except KeyError as error:
         return [f"the file: has no {error.args[0]!r}"]
     except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
+        # Ray's checks raise whichever of these their author chose; the words are for the user
         return [f"the file: {error}"]
     return []
 

@@ -150,7 +150,7 @@ class Jobs:
         with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"), self._told():
             self.client = JobSubmissionClient(self.address, headers=_headers())
 
-    def send(self, order: JobOrder, *, python: str = "python") -> None:
+    def send(self, order: JobOrder) -> None:
         """Start the job of an order.
 
         Raises:
@@ -158,7 +158,7 @@ class Jobs:
         """
         with _staged(order) as folder, self._told():
             self.client.submit_job(
-                entrypoint=f"{python} -m ldru_study.cli.job {ORDER_FILE}",
+                entrypoint=f"python -m ldru_study.cli.job {ORDER_FILE}",
                 submission_id=order.job_id,
                 runtime_env={
                     "working_dir": str(folder),

@@ -188,6 +188,8 @@ class SearchConfig(Strict):
             raise ValueError(
                 "multiples and objective extrapolation_error need each other. Give both or neither"
             )
+        if "strings" in self.model_fields_set and not self.multiples:
+            raise ValueError("strings are for extrapolation_error, which is no objective. Drop it")
         if self.early_stopping and self.objective != ("validation_loss",):
             raise ValueError("early_stopping compares validation losses: it wants that objective")
         if self.early_stopping and "train.steps" in self.space:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.conftest import TINY, submission_of
 
+from ldru_study.analysis.cell import judge_cells
+from ldru_study.analysis.collect import collect
+from ldru_study.analysis.report import write_report
 from ldru_study.errors import SpecError
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake
@@ -173,12 +176,21 @@ def test_settings_that_a_machine_failed_are_tried_again(store, tmp_path):
 ORACLE = SEARCH + "  objective: extrapolation_error\n  multiples: [2]\n  strings: 32\n"
 
 
-def test_choosing_on_lengths_that_judge_is_refused_unless_declared(store):
+def test_choosing_on_lengths_that_judge_is_refused_unless_declared(store, tmp_path):
     with pytest.raises(SpecError, match=r"length 16 also judges.*search.allow_oracle: true"):
         submission_of(ORACLE, store)
     run(store, ORACLE + "  allow_oracle: true\n")
-    rows = Database(store).rows("select distinct chosen_by from trials")
-    assert rows == [{"chosen_by": "oracle"}]
+    for table in ("trials", "evaluations"):
+        rows = Database(store).rows(f"select distinct chosen_by from {table}")
+        assert rows == [{"chosen_by": "oracle"}]
+    # and in every output of the analysis
+    counts = collect(store, "found")
+    for verdict in judge_cells(counts.cells):
+        assert "oracle_selection" in verdict.flags
+        assert "oracle selection" in verdict.cell.label
+    write_report(store, "found", tmp_path / "report.html")
+    cards = (tmp_path / "report.html").read_text().split("Failure curves")[0]
+    assert cards.count("oracle selection") >= 2
 
 
 def test_an_objective_beyond_the_training_length_has_strings_of_its_own(store):

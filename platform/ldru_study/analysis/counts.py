@@ -117,8 +117,12 @@ class CellCurves:
 
     @property
     def label(self) -> str:
-        """The model and whatever else tells this cell from others of its task."""
-        return ", ".join([self.model, *(f"{axis} {value}" for axis, value in self.axes.items())])
+        """The model and whatever else tells this cell from others of its task.
+
+        A cell whose settings were chosen by what judges it says so wherever it is shown.
+        """
+        parts = [self.model, *(f"{axis} {value}" for axis, value in self.axes.items())]
+        return ", ".join([*parts, "oracle selection"] if self.chosen_by == "oracle" else parts)
 
     def __post_init__(self) -> None:
         seeds = [*(curve.seed for curve in self.curves), *self.failed]

@@ -103,7 +103,7 @@ class Database:
 _READ_ONLY = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
-_ROW = ("study", "cell", "task", "model_label", "seed", "trial_id")
+_ROW = ("study", "cell", "task", "model_label", "chosen_by", "seed", "trial_id")
 _COUNTS = [name for name in EVALUATIONS.names if name not in ("trial_id", "attempt_id")]
 # the rows that some study asks for, with the study's and the trial's names
 _EVALUATIONS = f"""

@@ -200,8 +200,13 @@ def test_ctrl_c_in_the_middle_of_an_upload_leaves_all_or_nothing(s3_uri):
 
     whole = root._fs
     root._fs = Interrupted(whole)
-    with pytest.raises(KeyboardInterrupt):
-        root.write("a", b"all of it")
+    # a runner in the background of a shell ignores Ctrl-C, and so do its children
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            root.write("a", b"all of it")
+    finally:
+        signal.signal(signal.SIGINT, before)
     root._fs = whole
     # Ctrl-C does not wait for the upload, but a process does before it ends
     for thread in threading.enumerate():

@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STUDY ?= study_specs/quick.yaml
+# processes that run tests side by side; a file's tests stay together, they share what they start
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup study test check bench clean
@@ -32,7 +34,7 @@ study: $(READY)
 	$(BIN)/ldru-study report $(STUDY) --output report.html
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

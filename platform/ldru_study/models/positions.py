@@ -36,6 +36,22 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
+    """Turn weights of the sinusoids of i - j into weights of those of j.
+
+    ``weights . sinusoids(i - j) = turned_back(weights, i) . sinusoids(j)``, because
+    sin(i - j) = sin i cos j - cos i sin j and cos(i - j) = cos i cos j + sin i sin j.
+
+    Args:
+        weights: of sines, then cosines, [B, H, T, E].
+        positions: i, [B, T] or [1, T].
+    """
+    angles = _angles(positions, weights.shape[-1])[:, None]
+    sin, cos = angles.sin(), angles.cos()
+    of_sines, of_cosines = weights.chunk(2, dim=-1)
+    return torch.cat([of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos], dim=-1)
+
+
 def distance_bias(positions: Tensor, num_keys: int, num_heads: int) -> Tensor:
     """Return -slope |i - j| for queries at ``positions`` [B, Q] and all keys, [B, H, Q, T].
 

@@ -1,136 +1,16 @@
-"""What every model promises, and what each model is."""
+"""What each model is: names, first weights, and its definition by hand."""
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
 import pytest
 import torch
-from pydantic import TypeAdapter
+from tests.models.small import build, strings
 from torch.nn import functional as F
 
 from ldru_study.models.positions import distance_bias, rotate, sinusoids
-from ldru_study.models.registry import associativity_defect, build_model, num_parameters
-from ldru_study.spec.model import LoneNode, ModelConfig, Operator, Positions
+from ldru_study.models.registry import associativity_defect, num_parameters
 
-ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
-LONE_NODES = LoneNode.__args__
-LDRU = [
-    {"kind": "ldru", "operator": operator, "lone_node": lone_node, "width": 8}
-    for operator, lone_node in itertools.product(Operator.__args__, LONE_NODES)
-]
-TRANSFORMERS = [
-    {"kind": "transformer", "positions": positions, "width": 8, "layers": 2, "heads": 2}
-    for positions in Positions.__args__
-]
-CONFIGS = [
-    *LDRU,
-    {"kind": "lstm", "width": 8},
-    {"kind": "rnn", "width": 8},
-    *TRANSFORMERS,
-    {"kind": "constant"},
-]
-NUM_SYMBOLS, NUM_CLASSES = 3, 4
-
-
-def name_of(config):
-    return "-".join(str(value) for value in config.values() if isinstance(value, str))
-
-
-def build(config, seed=0, **sizes):
-    sizes = {"num_symbols": NUM_SYMBOLS, "num_classes": NUM_CLASSES} | sizes
-    return build_model(ADAPTER.validate_python(config), seed=seed, **sizes).eval()
-
-
-def strings(*lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(NUM_SYMBOLS, (len(lengths), max(lengths)), generator=generator)
-    counts = torch.tensor(lengths)
-    return tokens * (torch.arange(max(lengths)) < counts[:, None]), counts
-
-
-@pytest.fixture(params=CONFIGS, ids=name_of)
-def config(request):
-    return request.param
-
-
-def test_logits_have_a_row_per_string(config):
-    logits = build(config)(*strings(7, 1, 4))
-    assert logits.shape == (3, NUM_CLASSES)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
-
-
-def test_what_stands_in_the_padding_does_not_matter(config):
-    model = build(config)
-    tokens, lengths = strings(7, 1, 4, 2)
-    wanted = model(tokens, lengths)
-    other = tokens.where(torch.arange(7) < lengths[:, None], 2)
-    torch.testing.assert_close(model(other, lengths), wanted)
-    longer = F.pad(tokens, (0, 5), value=1)
-    torch.testing.assert_close(model(longer, lengths), wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_a_string_means_the_same_alone_and_in_company(config):
-    model = build(config)
-    tokens, lengths = strings(9, 5, 1, 8, 3)
-    together = model(tokens, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone = model(tokens[row : row + 1, :length], lengths[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
-
-
-def test_every_parameter_has_a_gradient(config):
-    model = build(config).train()
-    (model(*strings(7, 6, 5, 3)) * torch.arange(1.0, 5.0)).sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # torch's cells have a second bias that the first makes superfluous, but it learns too
-        assert parameter.grad.any(), name
-
-
-def test_the_seed_decides_the_weights_and_nothing_else_does(config):
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    one, other = build(config, seed=1), build(config, seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
-    if config["kind"] != "constant":
-        different = build(config, seed=2).state_dict()
-        assert any(not torch.equal(value, different[n]) for n, value in one.state_dict().items())
-
-
-def test_long_strings(config):
-    logits = build(config)(*strings(1000, 511))
-    assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("config", CONFIGS[:-1], ids=name_of)
-def test_the_label_can_depend_on_the_first_and_the_last_symbol(config):
-    model = build(config)
-    tokens, lengths = strings(6)
-    wanted = model(tokens, lengths)
-    for place in (0, 5):
-        other = tokens.clone()
-        other[0, place] = (other[0, place] + 1) % NUM_SYMBOLS
-        assert not torch.equal(model(other, lengths), wanted), place
-
-
-@pytest.mark.parametrize("kind", ["ldru", "transformer"])
-def test_dropout_acts_in_training_only_and_follows_the_generator(kind):
-    config = next(c for c in CONFIGS if c["kind"] == kind) | {"dropout": 0.5}
-    model, batch = build(config), strings(8, 8)
-    assert torch.equal(model(*batch), model(*batch))
-    model.train()
-    torch.manual_seed(1)
-    one = model(*batch)
-    assert not torch.equal(model(*batch), one)
-    torch.manual_seed(1)
-    assert torch.equal(model(*batch), one)
-
+TRANSFORMER = {"kind": "transformer", "width": 8, "layers": 2, "heads": 2}
 
 # the model under study
 
@@ -280,12 +160,12 @@ def test_rnn_by_hand():
 
 
 def test_attention_without_positions_knows_no_order_but_the_last():
-    model = build(next(c for c in TRANSFORMERS if c["positions"] == "none"))
+    model = build(TRANSFORMER | {"positions": "none"})
     tokens = torch.tensor([[0, 1, 2, 1, 0, 2], [1, 2, 0, 0, 1, 2]])
     logits = model(tokens, torch.tensor([6, 6]))
     torch.testing.assert_close(logits[0], logits[1])
-    for positions in ("rope", "alibi", "sinusoidal"):
-        model = build(next(c for c in TRANSFORMERS if c["positions"] == positions))
+    for positions in ("rope", "alibi", "sinusoidal", "relative"):
+        model = build(TRANSFORMER | {"positions": positions})
         logits = model(tokens, torch.tensor([6, 6]))
         assert not torch.allclose(logits[0], logits[1], atol=1e-4), positions
 
@@ -313,7 +193,7 @@ def test_sinusoids_and_slopes():
 
 
 def test_a_transformer_by_hand():
-    model = build(next(c for c in TRANSFORMERS if c["positions"] == "none"), seed=2)
+    model = build(TRANSFORMER | {"positions": "none"}, seed=2)
     tokens, lengths = strings(5)
     x = F.embedding(tokens[0], model.embedding.weight) * 8**0.5
     for layer in model.layers:

@@ -81,7 +81,7 @@ class AttentionLayer(nn.Module):
         """
         waves = self.w_distance.view(len(self.w_distance), self.heads, -1).permute(1, 2, 0)
         weights = turned_back((query + self.distance_bias) @ waves, query_positions)
-        places = sinusoids(positions, weights.shape[-1])[:, None]
+        places = sinusoids(positions, weights.shape[-1])[:, None].to(key.dtype)
         shape = (*key.shape[:3], -1)
         return (
             torch.cat([query + self.content_bias, weights], dim=-1),

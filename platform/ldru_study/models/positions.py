@@ -33,7 +33,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     angles = _angles(positions, x.shape[-1])[:, None]
     cos, sin = angles.cos(), angles.sin()
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
 def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
@@ -49,7 +49,8 @@ def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
     angles = _angles(positions, weights.shape[-1])[:, None]
     sin, cos = angles.sin(), angles.cos()
     of_sines, of_cosines = weights.chunk(2, dim=-1)
-    return torch.cat([of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos], dim=-1)
+    turned = [of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos]
+    return torch.cat(turned, dim=-1).to(weights.dtype)
 
 
 def distance_bias(positions: Tensor, num_keys: int, num_heads: int) -> Tensor:

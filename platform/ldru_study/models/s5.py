@@ -6,6 +6,7 @@ Source: Smith et al. 2023, arXiv 2208.04933.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -66,24 +67,16 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, T, E] to [B, T, E]."""
-        y = _response(
-            x, self.log_decay, self.frequency, self.log_step, self.w_in, self.w_out, self.w_skip
-        )
+        dynamics = torch.stack([self.log_decay, self.frequency, self.log_step])
+        y = _response(x, dynamics, self.w_in, self.w_out, self.w_skip)
         out: Tensor = self.norm(x + F.dropout(F.gelu(y), self.dropout, self.training))
         return out
 
 
 @in_float32
-def _response(
-    x: Tensor,
-    log_decay: Tensor,
-    frequency: Tensor,
-    log_step: Tensor,
-    w_in: Tensor,
-    w_out: Tensor,
-    w_skip: Tensor,
-) -> Tensor:
+def _response(x: Tensor, dynamics: Tensor, w_in: Tensor, w_out: Tensor, w_skip: Tensor) -> Tensor:
     """Return y of `_Block`, [B, T, E]; complex numbers have no narrower form than float32."""
+    log_decay, frequency, log_step = dynamics
     eigenvalues = torch.complex(-log_decay.exp(), frequency)
     decay = (eigenvalues * log_step.exp()).exp()
     written_by = torch.view_as_complex(w_in) * ((decay - 1) / eigenvalues)
@@ -93,6 +86,7 @@ def _response(
     return 2 * read + w_skip * x
 
 
+@lru_cache(maxsize=8)
 def _hippo(size: int) -> tuple[Tensor, Tensor]:
     """Return half of the eigenvalues of HiPPO-N, and their eigenvectors, [P] and [2P, P].
 
@@ -106,6 +100,8 @@ def _hippo(size: int) -> tuple[Tensor, Tensor]:
     skew = np.triu(outer, 1) - np.tril(outer, -1)
     frequencies, vectors = np.linalg.eigh(-1j * skew)
     half = slice(size // 2, None)
-    eigenvalues = -0.5 + 1j * frequencies[half]
+    eigenvalues, vectors = -0.5 + 1j * frequencies[half], vectors[:, half]
+    # an eigenvector's phase is free, and libraries differ: the first component is to be positive
+    vectors = vectors * np.exp(-1j * np.angle(vectors[0]))
     dtype = torch.complex64
-    return torch.tensor(eigenvalues, dtype=dtype), torch.tensor(vectors[:, half], dtype=dtype)
+    return torch.tensor(eigenvalues, dtype=dtype), torch.tensor(vectors, dtype=dtype)

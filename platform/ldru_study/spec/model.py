@@ -62,7 +62,7 @@ class LdruConfig(WidthBase):
         return around + self._operator() + identity + affine(width, num_classes)
 
     def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
-        """See `ModelBase`; equal subtrees count as often as they stand there."""
+        """See `ModelBase`; equal subtrees of tokens count as often as they stand there."""
         width = self.width
         # of every [l; r] -> ... -> E the products, in multiples of E^2
         of_operator = {"mlp": 23, "grc": 24, "gated_sum": 2, "linear": 2, "elementwise_sum": 0}
@@ -86,12 +86,13 @@ class LdruConfig(WidthBase):
     def _num_merges(self, length: int) -> int:
         if self.lone_node in ("carry", "left_fold"):
             return length - 1
-        if self.lone_node == "pad_power_of_two":
-            return (1 << (length - 1).bit_length()) - 1
-        merges = 0
+        merges, padded = 0, 1 << (length - 1).bit_length()
         while length > 1:
-            length = -(-length // 2)
+            length, padded = -(-length // 2), padded // 2
             merges += length
+            # nodes of nothing but padding are all the same
+            if self.lone_node == "pad_power_of_two" and length < padded:
+                merges += 1
         return merges
 
 

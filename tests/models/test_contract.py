@@ -83,6 +83,12 @@ def test_every_parameter_has_a_gradient(config):
         assert gradient.any(), name
 
 
+def test_single_tokens_give_every_parameter_a_gradient_too(config):
+    """If only 0: workers that average gradients must all have the same ones."""
+    _, gradients = logits_and_gradients(build(config).train(), *strings(1, 1))
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
 def test_the_seed_decides_the_weights_and_nothing_else_does(config):
     torch.manual_seed(5)
     before = torch.get_rng_state()

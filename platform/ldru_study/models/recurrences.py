@@ -205,7 +205,8 @@ def affine_reduce(matrices: Tensor, offsets: Tensor, tokens: Tensor, lengths: Te
     offsets = torch.cat([offsets, torch.zeros_like(offsets[:1])])
     is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     nodes = tokens.where(is_real, nothing)
-    while nodes.shape[1] > 1:
+    # a level at least, so that the matrices have a gradient, if only 0
+    for _ in range(max((nodes.shape[1] - 1).bit_length(), 1)):
         if nodes.shape[1] % 2:
             nodes = F.pad(nodes, (0, 1), value=nothing)
         num_nodes = len(matrices)

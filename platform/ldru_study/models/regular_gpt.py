@@ -41,13 +41,20 @@ class RegularGpt(nn.Module):
         x = self.embedding(_ending_together(tokens, lengths)) * math.sqrt(self.padding.shape[0])
         x = F.dropout(x, self.dropout, self.training)
         counts = lengths
-        while x.shape[1] > 1:
+        # a round at least, if in vain, so that every weight has a gradient, if only 0
+        for _ in range(max(self._num_rounds(x.shape[1]), 1)):
             merged = self._round(x, counts)
             # what one state is left of already waits for the others
             x = torch.where((counts > 1)[:, None, None], merged, x[:, -merged.shape[1] :])
             counts = -(-counts // self.window)
         logits: Tensor = self.classifier(x[:, 0])
         return logits
+
+    def _num_rounds(self, count: int) -> int:
+        rounds = 0
+        while count > 1:
+            count, rounds = -(-count // self.window), rounds + 1
+        return rounds
 
     def _round(self, x: Tensor, counts: Tensor) -> Tensor:
         """Return the states of all windows, [B, ceil(T / c), E]; the last ``counts`` are real."""

@@ -64,7 +64,9 @@ class Transformer(nn.Module):
 
     def _looped(self, x: Tensor, positions: Tensor, lengths: Tensor, mask: Tensor | None) -> Tensor:
         """Run every string through all layers ceil(log2 T) times, T its own length."""
-        for loop in range((int(lengths.max()) - 1).bit_length()):
+        num_loops = (int(lengths.max()) - 1).bit_length()
+        # strings of one token are looped in vain, so that every weight has a gradient, if only 0
+        for loop in range(max(num_loops, 1)):
             states = x
             for layer in self.layers:
                 states = layer(states, positions, states, positions, mask)

@@ -280,6 +280,17 @@ def test_files_that_are_refused(reference, tmp_path, changes, message):
     assert str(tmp_path) in str(caught.value)
 
 
+def test_the_norm_of_an_operator_may_be_written_as_the_others_are(reference, tmp_path):
+    arrays = {
+        name.replace("operator.norm_", "operator.norm."): value
+        for name, value in reference.items()
+        if name.startswith(("grc/param", "grc/L3/"))
+    }
+    assert "grc/L3/grad/operator.norm.bias" in arrays
+    (compared,) = verify_ldru(saved(tmp_path, arrays))
+    assert compared.largest_error < 1e-5
+
+
 def test_weights_alone_compare_nothing(reference, tmp_path):
     arrays = {name: value for name, value in reference.items() if name.startswith("linear/param")}
     with pytest.raises(StudyError, match=r"'linear/param/\.\.\.' alone compares nothing"):

@@ -31,9 +31,9 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     Source: Su et al. 2021 (RoFormer), equation 34.
     """
     angles = _angles(positions, x.shape[-1])[:, None]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
@@ -47,10 +47,9 @@ def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
         positions: i, [B, T] or [1, T].
     """
     angles = _angles(positions, weights.shape[-1])[:, None]
-    sin, cos = angles.sin(), angles.cos()
+    cos, sin = angles.cos().to(weights.dtype), angles.sin().to(weights.dtype)
     of_sines, of_cosines = weights.chunk(2, dim=-1)
-    turned = [of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos]
-    return torch.cat(turned, dim=-1).to(weights.dtype)
+    return torch.cat([of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos], dim=-1)
 
 
 def distance_bias(positions: Tensor, num_keys: int, num_heads: int) -> Tensor:

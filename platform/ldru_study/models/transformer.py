@@ -78,5 +78,5 @@ class Transformer(nn.Module):
         real = None if is_real is None else is_real[:, None, None, :]
         if self.config.positions != "alibi":
             return real
-        bias = distance_bias(queries, num_keys, self.config.heads).to(self.embedding.weight.dtype)
+        bias = distance_bias(queries, num_keys, self.config.heads).to(self.classifier.weight.dtype)
         return bias if real is None else bias.masked_fill(~real, -math.inf)

@@ -69,7 +69,8 @@ def verify_ldru(path: Path) -> tuple[Comparison, ...]:
 
     Args:
         path: an ``.npz``. For every operator it has ``<operator>/param/<name>``, the weights by
-            the names of `Ldru`, and for every length ``<operator>/L<T>/tokens`` [B, T],
+            the names of `Ldru` (or ``operator.norm.weight`` for its ``operator.norm_weight``, and
+            so for the bias), and for every length ``<operator>/L<T>/tokens`` [B, T],
             ``.../labels`` [B] and ``.../logits`` [B, C]; if wanted ``.../grad/<name>``, gradients
             of the mean cross-entropy.
 
@@ -115,7 +116,7 @@ def _load(path: Path) -> dict[str, Array]:
 def _sorted_out(path: Path, arrays: Mapping[str, Array]) -> dict[str, _Given]:
     found: dict[str, _Given] = {}
     for key, array in arrays.items():
-        operator, _, rest = key.partition("/")
+        operator, _, rest = key.replace("operator.norm.", "operator.norm_").partition("/")
         parameter, part = _PARAMETER.fullmatch(rest), _PART.fullmatch(rest)
         if parameter is None and part is None:
             raise StudyError(

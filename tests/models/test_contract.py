@@ -26,7 +26,7 @@ def config(request):
 def logits_and_gradients(model, tokens, lengths):
     model.zero_grad()
     logits = model(tokens, lengths)
-    weights = torch.linspace(-1, 1, logits.numel(), dtype=logits.dtype).view_as(logits)
+    weights = torch.linspace(-1, 1, logits.numel()).to(logits).view_as(logits)
     (logits * weights).sum().backward()
     return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
@@ -135,6 +135,16 @@ def test_other_precisions(config, dtype):
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     tolerance = 1e-4 if dtype == torch.float64 else 0.3
     torch.testing.assert_close(logits.float(), wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_computes_the_same(config):
+    model, (tokens, lengths) = build(config), strings(70, 33, 1)
+    wanted = logits_and_gradients(model.double(), tokens, lengths)
+    logits, gradients = logits_and_gradients(model.cuda(), tokens.cuda(), lengths.cuda())
+    found = logits.cpu(), {name: gradient.cpu() for name, gradient in gradients.items()}
+    torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-7)
 
 
 def test_long_strings(config):

@@ -99,18 +99,20 @@ CASES = {
     "unknown model kind": (
         GOOD.replace("kind: lstm", "kind: lsmt"),
         [
-            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, ldru, lstm, rnn, transformer."
+            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
         ],
     ),
     "model without kind": (
         GOOD.replace("kind: lstm, ", ""),
         [
-            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, ldru, lstm, rnn, transformer."
+            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
         ],
     ),
     "field of another kind": (
         GOOD.replace("kind: lstm, width: 64", "kind: lstm, heads: 4"),
-        ["grid.model[1].heads (line 6): no field is called 'heads'. Fields: kind, width."],
+        [
+            "grid.model[1].heads (line 6): no field is called 'heads'. Fields: kind, match_parameters, width."
+        ],
     ),
     "model as text": (
         GOOD.replace("{kind: lstm, width: 64}", "lstm"),

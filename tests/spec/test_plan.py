@@ -146,16 +146,37 @@ def test_defaults_are_pinned():
         "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},
         "lstm": {"width": 256},
         "rnn": {"width": 256},
+        "gru": {"width": 256},
         "constant": {},
         "transformer": {
             "width": 64,
             "layers": 5,
             "heads": 8,
             "positions": "sinusoidal",
+            "looped": False,
             "dropout": 0.0,
+        },
+        "regular_gpt": {"width": 64, "heads": 8, "window": 2, "dropout": 0.0},
+        "s5": {"width": 64, "layers": 2, "state": 256, "dropout": 0.0},
+        "sd_ssm": {"width": 64, "matrices": 8, "normalise": "column"},
+        "deltanet": {
+            "width": 64,
+            "layers": 2,
+            "heads": 4,
+            "householders": 1,
+            "negative_eigenvalues": False,
+        },
+        "mamba2": {
+            "width": 64,
+            "layers": 2,
+            "heads": 8,
+            "state": 64,
+            "negative_eigenvalues": False,
         },
     }
     for kind, fields in models.items():
+        if kind != "constant":
+            fields["match_parameters"] = None
         assert trial(model={"kind": kind}).model.model_dump() == {"kind": kind} | fields
 
 

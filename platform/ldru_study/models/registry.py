@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import importlib
 
 import torch
 from torch import Tensor, nn
 
-from ldru_study.models.constant import Constant
 from ldru_study.models.ldru import Ldru
-from ldru_study.models.recurrent import Lstm, Rnn
-from ldru_study.models.transformer import Transformer
-from ldru_study.spec.model import (
-    ConstantConfig,
-    LdruConfig,
-    LstmConfig,
-    ModelConfig,
-    RnnConfig,
-    TransformerConfig,
-)
-from ldru_study.spec.strict import Strict
+from ldru_study.spec.model import MODEL_CONFIGS, ModelConfig, matched
 
-MODULES: dict[type[Strict], Callable[[Any, int, int], nn.Module]] = {
-    ConstantConfig: Constant,
-    LdruConfig: Ldru,
-    LstmConfig: Lstm,
-    RnnConfig: Rnn,
-    TransformerConfig: Transformer,
-}
+
+def model_class(kind: str) -> type[nn.Module]:
+    """Return the class of a kind's modules: `Gru` of `ldru_study.models.gru` for `GruConfig`."""
+    name = MODEL_CONFIGS[kind].__name__.removesuffix("Config")
+    found: type[nn.Module] = getattr(importlib.import_module(f"ldru_study.models.{kind}"), name)
+    return found
 
 
 def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed: int) -> nn.Module:
@@ -39,10 +26,14 @@ def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed
         num_symbols: V, the size of the alphabet.
         num_classes: C.
         seed: decides every initial weight, in 0..2^64 - 1; torch's own generator stays as it is.
+
+    Raises:
+        ValueError: no width has as many parameters as the configuration wants.
     """
+    config = matched(config, num_symbols, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return MODULES[type(config)](config, num_symbols, num_classes)
+        return model_class(config.kind)(config, num_symbols, num_classes)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -216,7 +216,7 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
     """Return, for each kind of model, the fields that its label must show."""
     values: dict[str, dict[str, set[str]]] = {}
     for config in configs:
-        for field, value in config.model.model_dump().items():
+        for field, value in config.as_asked()["model"].items():
             of_kind = values.setdefault(config.model.kind, {})
             of_kind.setdefault(field, set()).add(repr(value))
     return {
@@ -231,11 +231,12 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
 
 
 def _model_label(config: TrialConfig, varying: Mapping[str, Sequence[str]]) -> str:
-    kind = config.model.kind
-    parts = []
-    for field in varying[kind]:
-        value = getattr(config.model, field)
-        parts.append(f"{value}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={value}")
+    kind, asked = config.model.kind, config.as_asked()["model"]
+    parts = [
+        f"{asked[field]}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={asked[field]}"
+        for field in varying[kind]
+        if field in asked
+    ]
     return f"{kind}({', '.join(parts)})" if parts else kind
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ldru_study.errors import UnknownNameError
-from ldru_study.spec.model import ModelConfig, Share
+from ldru_study.spec.model import ModelConfig, matched
+from ldru_study.spec.sizes import Share
 from ldru_study.spec.strict import Strict
 from ldru_study.tasks.registry import find_task
 
@@ -69,13 +70,30 @@ class TrialConfig(Strict):
             raise ValueError(str(error)) from None
         return found
 
+    @field_validator("model")
+    @classmethod
+    def _width_is_decided(cls, model: ModelConfig, info: ValidationInfo) -> ModelConfig:
+        if "task" not in info.data:
+            return model
+        task = find_task(info.data["task"])
+        return matched(model, task.num_symbols, task.num_classes)
+
+    def as_asked(self) -> dict[str, Any]:
+        """Return all fields as plain data, but no width where ``match_parameters`` decides it."""
+        raw = self.model_dump(mode="python")
+        if raw["model"].get("match_parameters") is not None:
+            del raw["model"]["width"]
+        return raw
+
     @property
     def trial_id(self) -> str:
         """16 hexadecimal digits that name these weights, in every study and on every machine.
 
         Fields that hold their default do not enter, so that a new field whose default is today's
-        behaviour leaves every stored trial valid; a test pins what the defaults are.
+        behaviour leaves every stored trial valid; a test pins what the defaults are. Of a width
+        it does not matter whether it was given or found by ``match_parameters``.
         """
         decides = self.model_dump(mode="json", exclude_defaults=True) | {"recipe": RECIPE}
+        decides["model"].pop("match_parameters", None)
         text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -116,6 +116,7 @@ class Study:
 def head(tmp_path_factory):
     started = Head(tmp_path_factory.mktemp("head"))
     try:
+        started.wait_until_up()
         yield started
     finally:
         started.end()

@@ -44,7 +44,7 @@ _WORDS = (
     ),
 )
 _DIED = "the worker process died; killed for memory, by hand or with its machine"
-
+# for how long a machine is waited for, and for how many at once
 _PATIENCE_S = 2.0
 _MOST_AT_ONCE = 32
 

@@ -6,6 +6,7 @@ own records and checkpoints in the store, so Tune's state is thrown away when th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+# what ends a trial is recorded and said in one line; its traceback is in the store
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
 # Tune's own snapshots serve nobody here
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
 # a trial more than can run at once: who gets a worker that is free need not be made first
@@ -26,22 +29,26 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "2")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from ldru_kernels import keep_freed_memory
-from ldru_study.errors import SpecError
+from ldru_study.errors import SpecError, StoreError
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake, Reason
-from ldru_study.execution.deaths import cause_of_death, close_attempt, close_attempts
+from ldru_study.execution.deaths import (
+    cause_of_death,
+    close_attempt,
+    close_attempts,
+    newest_error,
+)
 from ldru_study.execution.scheduler import CellSchedulers
 from ldru_study.results.facts import read_facts
 from ldru_study.results.store import Store
 from ldru_study.spec.study import ResourcesConfig
-from ldru_study.training.attempt import run_attempt
 from ldru_study.training.failures import INTERRUPTED, OUT_OF_MEMORY
 from ldru_study.training.work import Outcome, Progress, Work
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Listener(Protocol):
@@ -105,6 +112,7 @@ def run_trials(
 
     Raises:
         SpecError: one trial asks for more than this machine has.
+        StoreError: what became of a trial cannot be written, or no temporary file.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     _start_ray(options, listener)
@@ -134,13 +142,34 @@ def run_trials(
         ).fit()
     except KeyboardInterrupt:
         brake.pull("now", "interrupted", "it was interrupted")
+    except (OSError, tune.TuneError) as error:
+        _tell_disk_from_bug(error, scratch)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         # Tune leaves its own handler behind, which hears nothing any more
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if brake.error is not None:
+        raise brake.error
     return relay.result()
+
+
+def _tell_disk_from_bug(error: OSError | tune.TuneError, scratch: str) -> None:
+    """Raise ``error`` in our own words when this machine could not hold Tune's notes on a trial.
+
+    Raises:
+        StoreError: it could not.
+        TuneError: something else happened.
+    """
+    # Tune hands on the text of what it met, not the thing itself
+    last_line = str(error).strip().splitlines()[-1]
+    if not any(os.strerror(number) in last_line for number in _NO_ROOM):
+        raise error
+    raise StoreError(
+        f"{scratch}: cannot be written: {last_line}. Make room on this machine, or name another "
+        "folder by TMPDIR, then run the same command again."
+    ) from error
 
 
 def _start_ray(options: RunOptions, listener: Listener) -> None:
@@ -167,7 +196,13 @@ def _start_ray(options: RunOptions, listener: Listener) -> None:
 
 
 def _trial(config: dict[str, Any]) -> None:
-    # Tune calls this in a worker that is reused for many trials
+    # Tune calls this in a worker that is reused for many trials. only there, for a driver that has
+    # not to wait for torch has its workers seconds earlier
+    import torch
+
+    from ldru_kernels import keep_freed_memory
+    from ldru_study.training.attempt import run_attempt
+
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     work = Work.from_json(config["order"])
@@ -193,7 +228,9 @@ class _Orders(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         assert self.agenda is not None  # noqa: S101 - our own invariant
-        work = self.agenda.next()
+        work = None
+        with self.agenda.brake.on_store_error():
+            work = self.agenda.next()
         if work is None:
             # Tune waits in vain for what a brake holds back
             is_over = self.agenda.is_over or self.agenda.brake.mode
@@ -257,7 +294,8 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             self.attempts[trial.trial_id] = progress.attempt_id
             self.listener.progressed(work, progress)
         if "outcome" in result:
-            self._end(trial, Outcome(**result["outcome"]))
+            with self.brake.on_store_error():
+                self._end(trial, Outcome(**result["outcome"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         step = self.pruned.get(trial.trial_id)
@@ -265,10 +303,15 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             return
         work, attempt_id = self.open[trial.trial_id], self.attempts[trial.trial_id]
         message = f"stopped early at step {step}: others of its cell were better there"
-        close_attempt(self.store, work, attempt_id, state="pruned", message=message, step=step)
-        self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
+        with self.brake.on_store_error():
+            close_attempt(self.store, work, attempt_id, state="pruned", message=message, step=step)
+            self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.brake.on_store_error():
+            self._recover(trial)
+
+    def _recover(self, trial: Any) -> None:
         cause, message = self._close(trial, "interrupted")
         work = self.orders.works[trial.trial_id]
         self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again")
@@ -280,8 +323,9 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             trial.config["order"] = work.to_json()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        cause, message = self._close(trial, "failed")
-        self._end(trial, Outcome("failed", cause, message))
+        with self.brake.on_store_error():
+            cause, message = self._close(trial, "failed")
+            self._end(trial, Outcome("failed", cause, message))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         # nothing is started any more: a drain is over once nothing runs
@@ -310,7 +354,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         return RunResult(done, pruned, failed, reason, self.brake.message)
 
     def _close(self, trial: Any, state: str) -> tuple[str, str]:
-        work, error = self.orders.works[trial.trial_id], trial.get_error()
+        work, error = self.orders.works[trial.trial_id], newest_error(trial)
         trial_id = work.config.trial_id
         cause, message = cause_of_death(error)
         is_closed = close_attempts(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 OUT_OF_MEMORY = "out_of_memory"
 DIVERGED = "diverged"
 WORKER_DIED = "worker_died"
@@ -12,6 +10,8 @@ PREEMPTED = "preempted"
 INTERRUPTED = "interrupted"
 DAMAGED = "damaged"
 TIMED_OUT = "timed_out"
+# its rows could not be written: a full disk, or an object store that was away for too long
+STORE = "store"
 BUG = "bug"
 
 # the CPU allocator and the operating system raise plain errors; only their words tell
@@ -43,6 +43,9 @@ class DamagedError(ValueError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
+    # drivers need the causes above, and not the seconds that this takes
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS)

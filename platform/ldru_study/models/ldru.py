@@ -68,6 +68,11 @@ class Ldru(nn.Module):
             dropout=self.dropout,
         )
 
+    def sequence_parallel(self, group: torch.distributed.ProcessGroup | None) -> None:
+        """Let the processes of ``group`` share each string; None for whole strings."""
+        if group is not None:
+            raise NotImplementedError
+
     @torch.inference_mode()
     def associativity_defect(self, tokens: Tensor, lengths: Tensor) -> float | None:
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)).

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from ldru_study.models.constant import Constant
 from ldru_study.models.ldru import Ldru
@@ -48,6 +49,18 @@ def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed
 def num_parameters(model: nn.Module) -> int:
     """Return how many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def share_strings(model: nn.Module, group: ProcessGroup | None) -> None:
+    """Let the processes of ``group`` share each string from now on; see `Ldru.sequence_parallel`.
+
+    Raises:
+        ValueError: there are several, and the model is no tree that can be cut.
+    """
+    if isinstance(model, Ldru):
+        model.sequence_parallel(group)
+    elif group is not None:
+        raise ValueError(f"{type(model).__name__}: only the tree of an ldru can be cut")
 
 
 def associativity_defect(model: nn.Module, tokens: Tensor, lengths: Tensor) -> float | None:

@@ -145,7 +145,7 @@ def measure_cost(
     while len(steps) < _LEAST_STEPS or sum(steps) < _BUDGET_S:
         steps.append(_timed(training.advance, device))
     validation_s = _timed(lambda: training.measure(last, validation_strings), device)
-    string_s = _string_seconds(training.model, config, questions, device)
+    string_s = _string_seconds(training.engine.scoring_model(), config, questions, device)
     if device.type == "cuda":
         memory, before = torch.cuda.max_memory_allocated(device) / _MIB, 0.0
     else:

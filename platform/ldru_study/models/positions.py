@@ -31,7 +31,7 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     Source: Su et al. 2021 (RoFormer), equation 34.
     """
     angles = _angles(positions, x.shape[-1])[:, None]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

@@ -43,7 +43,7 @@ class Transformer(nn.Module):
 
         x = self.embedding(tokens) * math.sqrt(self.config.width)
         if self.config.positions == "sinusoidal":
-            x = x + sinusoids(positions, self.config.width)
+            x = x + sinusoids(positions, self.config.width).to(x.dtype)
         x = F.dropout(x, self.config.dropout, self.training)
         mask = self._mask(positions, num_tokens, is_real)
         for layer in self.layers[:-1]:
@@ -60,7 +60,7 @@ class Transformer(nn.Module):
         real = None if is_real is None else is_real[:, None, None, :]
         if self.config.positions != "alibi":
             return real
-        bias = distance_bias(queries, num_keys, self.config.heads)
+        bias = distance_bias(queries, num_keys, self.config.heads).to(self.classifier.weight.dtype)
         return bias if real is None else bias.masked_fill(~real, -math.inf)
 
 

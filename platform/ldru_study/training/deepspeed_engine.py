@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,9 @@ class DeepSpeed:
             # the matrices of an operator are read by another module than holds them
             for parameter in self.model.parameters():
                 deepspeed.zero.register_external_parameter(self.model, parameter)
-        self._shards = _shards(self.stage, self.precision, self.model, self.optimizer)
+        self._shards = _shards(
+            deepspeed, self.stage, self.precision, self.model, self.optimizer
+        )
         self.load(exact, {})
 
     def zero_grad(self) -> None:
@@ -140,7 +143,8 @@ class DeepSpeed:
             return {}
         moments = {name: self._shards.whole(name) for name in names}
         return {
-            number: {"step": step} | {name: values[number] for name, values in moments.items()}
+            # a file holds no tensor twice
+            number: {"step": step.clone()} | {name: values[number] for name, values in moments.items()}
             for number in range(len(self._names()))
         }
 
@@ -182,6 +186,8 @@ class _Copies:
     def __init__(self, model: nn.Module, masters: Sequence[Tensor], optimizer: Any) -> None:
         self.parameters, self.masters = list(model.parameters()), list(masters)
         self.optimizer = optimizer
+        # some stages begin with an empty step, which would count
+        optimizer.state.clear()
 
     def step(self) -> Tensor | None:
         """Return how many steps the optimiser has made, None for none."""
@@ -267,12 +273,12 @@ def _state_of(master: Tensor, step: float, moments: Sequence[str]) -> dict[str, 
     return {"step": torch.tensor(step, device=master.device)} | zeros
 
 
-def _shards(stage: int, precision: str, model: nn.Module, optimizer: Any) -> _Copies:
+def _shards(
+    deepspeed: Any, stage: int, precision: str, model: nn.Module, optimizer: Any
+) -> _Copies:
     """Return the way to the fp32 weights and moments behind DeepSpeed's optimiser."""
     if stage == 3:
-        from deepspeed.zero import GatheredParameters
-
-        return _Shards3(model, optimizer, GatheredParameters)
+        return _Shards3(model, optimizer, deepspeed.zero.GatheredParameters)
     if stage:
         return _Shards12(model, optimizer)
     if precision == "fp32":
@@ -299,6 +305,10 @@ def _deepspeed(device: torch.device) -> Any:
             "continues the same trials."
         ) from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # torch has new names for what DeepSpeed calls; said once for every call
+    for old in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        message = f"`torch.distributed.{old}` is deprecated"
+        warnings.filterwarnings("ignore", message, FutureWarning)
     # an operation that would be compiled on first use, for minutes and behind a lock, is not needed
     deepspeed.ops.__compatible_ops__ = {}
     if not dist.is_initialized():

@@ -13,7 +13,14 @@ import ray
 from ldru_study.results.facts import read_facts
 from ldru_study.results.schema import TABLES
 from ldru_study.results.store import Store
-from ldru_study.training.failures import BUG, NODE_LOST, OUT_OF_MEMORY, PREEMPTED, WORKER_DIED
+from ldru_study.training.failures import (
+    BUG,
+    NODE_LOST,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    WORKER_DIED,
+    WorkerLostError,
+)
 from ldru_study.training.work import Work
 
 _WORDS = (
@@ -39,6 +46,9 @@ def cause_of_death(error: BaseException | None) -> tuple[str, str]:
     Args:
         error: what Ray says of it; None when it says nothing.
     """
+    lost = getattr(error, "cause", error)
+    if isinstance(lost, WorkerLostError):
+        return lost.cause, lost.message
     is_gone = error is None or isinstance(error, ray.exceptions.RayError)
     if is_gone and not isinstance(error, ray.exceptions.RayTaskError):
         text = str(error)

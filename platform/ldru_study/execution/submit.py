@@ -105,8 +105,8 @@ def work_of(
         driver_pid=os.getpid(),
         driver_host=socket.gethostname(),
         revision=submission.revision,
-        cpus=file.resources.cpus,
-        gpus=file.resources.gpus,
+        cpus=file.resources.cpus * trial.config.train.workers,
+        gpus=file.resources.gpus * trial.config.train.workers,
         trial_timeout_s=file.trial_timeout_s,
         report_steps=report_steps,
     )

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from ldru_study.errors import SpecError
+from ldru_study.spec.engine import DeepSpeedEngine
 from ldru_study.spec.grid import CARRIED_OUT, Cell, expand
 from ldru_study.spec.paths import Place, describe, format_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
@@ -248,7 +249,7 @@ def _device_problems(frame: StudyFile, cells: Sequence[Cell]) -> list[tuple[Plac
         if engine.precision == "fp16":
             text = f"in {cell.key}: fp16 runs on GPUs only. Use bf16 or fp32, or set resources.gpus"
             found[("train", "engine", "precision"), f"{text}."] = None
-        if getattr(engine, "offload", "none") == "cpu":
+        if isinstance(engine, DeepSpeedEngine) and engine.offload == "cpu":
             text = f"in {cell.key}: without a GPU everything is on the CPU already. Use none"
             found[("train", "engine", "offload"), f"{text}, or set resources.gpus."] = None
     return list(found)

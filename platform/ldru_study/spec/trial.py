@@ -65,6 +65,11 @@ class TrainConfig(Strict):
         """How many processes train one trial."""
         return self.sequence_parallel * self.data_parallel
 
+    @property
+    def strings_at_once(self) -> int:
+        """How many strings go through a worker's model at once, as long as memory allows."""
+        return self.batch_size // self.data_parallel // self.engine.gradient_accumulation
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
         if self.min_length > self.max_length:
@@ -165,7 +170,8 @@ class TrialConfig(Strict):
                 "train.engine.activation_checkpointing: only a transformer has layers to "
                 f"recompute, the {kind} has none (long trees recompute by themselves)"
             )
-        if kind == "constant" and getattr(train.engine, "zero_stage", 0):
+        engine = train.engine
+        if kind == "constant" and isinstance(engine, DeepSpeedEngine) and engine.zero_stage:
             raise ValueError(
                 "train.engine.zero_stage: the constant has no weights to share out, only a bias "
                 "per class. Use zero_stage 0"

@@ -28,7 +28,13 @@ from ldru_study.results.heartbeat import beating
 from ldru_study.results.store import Store, new_attempt_id
 from ldru_study.training.deepspeed_engine import deepspeed_json
 from ldru_study.training.evaluate import Answer
-from ldru_study.training.failures import TIMED_OUT, DamagedError, TimedOutError, cause_of
+from ldru_study.training.failures import (
+    TIMED_OUT,
+    DamagedError,
+    TimedOutError,
+    WorkerLostError,
+    cause_of,
+)
 from ldru_study.training.training import Metrics
 from ldru_study.training.watchdog import watched
 from ldru_study.training.work import Outcome, Progress, Work
@@ -60,6 +66,7 @@ def run_attempt(
 
     Raises:
         StoreError: the store cannot be written, so nothing could be recorded.
+        WorkerLostError: of several workers one is gone; whoever hears of it records the end.
     """
     return _Attempt(work, on_progress or (lambda _: None), workers).run()
 
@@ -81,7 +88,7 @@ class _Attempt:
         self.start = time.monotonic()
         self.step = 0
         self.training: Trainee | None = None
-        whole = work.config.train.batch_size // work.config.train.data_parallel
+        whole = work.config.train.strings_at_once
         size = work.micro_batch_size or whole
         self.micro_batch_size = size if size < whole else None
         # rows of the training curve that this attempt has committed, and looked at for rungs
@@ -105,8 +112,9 @@ class _Attempt:
             try:
                 self._train_or_load()
                 self._evaluate()
-            except StoreError:
-                # what cannot be recorded must not look like a finished trial
+            except (StoreError, WorkerLostError):
+                # what cannot be recorded must not look like a finished trial; and who is told
+                # of lost workers tries again, or records that it does not
                 raise
             except Exception as error:  # noqa: BLE001 - recorded; other trials must go on
                 return self._end(

@@ -100,25 +100,26 @@ class DeepSpeed:
             # the matrices of an operator are read by another module than holds them
             for parameter in self.model.parameters():
                 deepspeed.zero.register_external_parameter(self.model, parameter)
-        self._shards = _shards(
-            deepspeed, self.stage, self.precision, self.model, self.optimizer
-        )
+        self._shards = _shards(deepspeed, self.stage, self.precision, self.model, self.optimizer)
         self.load(exact, {})
 
     def zero_grad(self) -> None:
-        """Forget all gradients; see `Engine`, also for the other methods."""
+        """Forget all gradients."""
         self.optimizer.zero_grad()
         self._engine.zero_grad()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [B, C], to be differentiated."""
         logits: Tensor = self._engine(tokens, lengths)
         return logits
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of a part's loss; the last part averages it over the workers."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
+        """Clip and move, or do nothing where the gradient is not finite; return its norm."""
         set_learning_rate(self.optimizer, learning_rate)
         if self.stage or self.precision != "fp32":
             self._engine.step()
@@ -132,23 +133,28 @@ class DeepSpeed:
 
     @property
     def has_skipped(self) -> bool:
+        """Whether the last step changed the scale of the loss only."""
         return self.precision == "fp16" and bool(self.optimizer.overflow)
 
     def weights(self) -> dict[str, Tensor]:
+        """Return all weights in fp32."""
         return dict(zip(self._names(), self._shards.whole(None), strict=True))
 
     def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
+        """Return all moments."""
         step, names = self._shards.step(), self._shards.moments()
         if step is None:
             return {}
         moments = {name: self._shards.whole(name) for name in names}
         return {
             # a file holds no tensor twice
-            number: {"step": step.clone()} | {name: values[number] for name, values in moments.items()}
+            number: {"step": step.clone()}
+            | {name: values[number] for name, values in moments.items()}
             for number in range(len(self._names()))
         }
 
     def load(self, weights: Mapping[str, Tensor], state: OptimizerState) -> None:
+        """Continue from weights and moments."""
         parameters = [weights[name].to(self.device) for name in self._names()]
         self._shards.set_copies(parameters)
         self._shards.set_whole(None, parameters)
@@ -159,13 +165,14 @@ class DeepSpeed:
         names = [name for name in any_moments if name != "step"]
         self._shards.begin(max(float(values["step"]) for values in state.values()), names)
         for name in names:
-            values = [
+            whole = [
                 state[number][name].to(self.device) if number in state else torch.zeros_like(each)
                 for number, each in enumerate(parameters)
             ]
-            self._shards.set_whole(name, values)
+            self._shards.set_whole(name, whole)
 
     def scoring_model(self) -> nn.Module:
+        """Return a model to be called outside of training."""
         if self.stage < 3:
             return self.model
         # the model's own weights are elsewhere until its turn comes
@@ -174,6 +181,7 @@ class DeepSpeed:
         return model
 
     def close(self) -> None:
+        """Give back what is held."""
         self._engine.destroy()
 
     def _names(self) -> list[str]:
@@ -184,8 +192,9 @@ class _Copies:
     """Stage 0: every rank has all of the optimiser's parameters, one by one."""
 
     def __init__(self, model: nn.Module, masters: Sequence[Tensor], optimizer: Any) -> None:
-        self.parameters, self.masters = list(model.parameters()), list(masters)
-        self.optimizer = optimizer
+        # DeepSpeed gives them methods
+        self.parameters: list[Any] = list(model.parameters())
+        self.masters, self.optimizer = list(masters), optimizer
         # some stages begin with an empty step, which would count
         optimizer.state.clear()
 
@@ -195,7 +204,7 @@ class _Copies:
 
     def moments(self) -> list[str]:
         """Return the names of what the optimiser keeps for every weight."""
-        values = next(iter(self.optimizer.state.values()), {})
+        values: dict[str, Tensor] = next(iter(self.optimizer.state.values()), {})
         return [name for name in values if name != "step"]
 
     def whole(self, moment: str | None) -> list[Tensor]:
@@ -233,14 +242,17 @@ class _Shards12(_Copies):
         self.zero = zero
 
     def whole(self, moment: str | None) -> list[Tensor]:
+        """See `_Copies`."""
         return [parameter.get_full_hp_param(moment) for parameter in self.parameters]
 
     def begin(self, step: float, moments: Sequence[str]) -> None:
+        """See `_Copies`."""
         super().begin(step, moments)
         self.zero._hp_optimizer_states_linked = False
         self.zero._lazy_init_hp_params_optimizer_state()
 
     def set_whole(self, moment: str | None, values: Sequence[Tensor]) -> None:
+        """See `_Copies`."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.set_full_hp_param(value.float(), moment)
 
@@ -253,9 +265,11 @@ class _Shards3(_Copies):
         self.zero, self.gathered = zero, gathered
 
     def whole(self, moment: str | None) -> list[Tensor]:
+        """See `_Copies`."""
         return [self.zero.get_full_hp_param(p, moment) for p in self.parameters]
 
     def set_whole(self, moment: str | None, values: Sequence[Tensor]) -> None:
+        """See `_Copies`."""
         rank = dist.get_rank()
         for parameter, value in zip(self.parameters, values, strict=True):
             mine, _ = self.zero._get_fp32_opt_state_partition(parameter, False, moment)
@@ -264,6 +278,7 @@ class _Shards3(_Copies):
             mine.data[: cut.numel()].copy_(cut)
 
     def set_copies(self, values: Sequence[Tensor]) -> None:
+        """See `_Copies`."""
         with self.gathered(self.parameters, modifier_rank=0):
             super().set_copies(values)
 

@@ -93,15 +93,17 @@ class Plain:
         self.optimizer = build_optimizer(self.masters, train)
 
     def zero_grad(self) -> None:
-        """Forget all gradients; see `Engine`, also for the other methods."""
+        """Forget all gradients."""
         self.model.zero_grad()
         self.optimizer.zero_grad()
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [B, C], to be differentiated."""
         logits: Tensor = self.model(tokens, lengths)
         return logits
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of a part's loss; the last part averages it over the workers."""
         loss.backward()  # type: ignore[no-untyped-call]
         if self._has_copies:
             # parts are added up in fp32
@@ -114,6 +116,7 @@ class Plain:
             self.ranks.average([p.grad for p in self.masters if p.grad is not None])
 
     def step(self, learning_rate: float) -> float:
+        """Clip and move, or do nothing where the gradient is not finite; return its norm."""
         limit = math.inf if self.train.clip_norm is None else self.train.clip_norm
         norm = float(nn.utils.clip_grad_norm_(self.masters, limit))
         if math.isfinite(norm):
@@ -129,14 +132,17 @@ class Plain:
                     parameter.copy_(master)
 
     def weights(self) -> dict[str, Tensor]:
+        """Return all weights in fp32."""
         names = (name for name, _ in self.model.named_parameters())
         masters = {n: p.detach() for n, p in zip(names, self.masters, strict=True)}
         return self.model.state_dict() | masters
 
     def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
+        """Return all moments."""
         return dict(self.optimizer.state_dict()["state"])
 
     def load(self, weights: Mapping[str, Tensor], state: OptimizerState) -> None:
+        """Continue from weights and moments."""
         self.model.load_state_dict(weights)
         with torch.no_grad():
             for (name, _), master in zip(self.model.named_parameters(), self.masters, strict=True):
@@ -145,10 +151,11 @@ class Plain:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def scoring_model(self) -> nn.Module:
+        """Return a model to be called outside of training."""
         return self.model
 
     def close(self) -> None:
-        """Hold nothing beyond Python's own memory."""
+        """Give back what is held: nothing beyond Python's own memory."""
 
 
 def build_engine(

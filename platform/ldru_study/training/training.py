@@ -87,8 +87,8 @@ class Training:
     def __post_init__(self) -> None:
         train = self.config.train
         self.ranks = arrange(train, self.device)
-        if (parts := train.engine.gradient_accumulation) > 1:
-            size = train.batch_size // train.data_parallel // parts
+        if train.engine.gradient_accumulation > 1:
+            size = train.strings_at_once
             self.micro_batch_size = min(size, self.micro_batch_size or size)
         self.engine = build_engine(self._new_model, train, self.device, self.ranks)
 

@@ -80,8 +80,10 @@ class ThisProcess:
         return Training(config, self.device, micro_batch_size=micro_batch_size)
 
     def load(self, weights: bytes, config: TrialConfig) -> None:
+        """Take weights to answer with."""
         self._model, self._config = load_weights(weights, config, self.device), config
 
     def answer(self, question: Question, between_batches: Callable[[], None]) -> Answer:
+        """Answer with the weights that were loaded."""
         assert self._model is not None and self._config is not None  # noqa: S101 - ours
         return evaluate(self._model, self._config, question, self.device, between_batches)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.tune import TuneError
 
 from ldru_study.results.facts import read_facts
 from ldru_study.results.schema import TABLES
@@ -38,6 +40,19 @@ _WORDS = (
     ),
 )
 _DIED = "the worker process died; killed for memory, by hand or with its machine"
+
+
+def newest_error(trial: Any) -> BaseException | None:
+    """Return what ended a Tune trial last; None when nobody says.
+
+    `Trial.get_error` looks where Tune copies these files to, which is later, if ever.
+    """
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return error if isinstance(error, BaseException) else None
+    if trial.error_file and Path(trial.error_file).exists():
+        return TuneError(Path(trial.error_file).read_text())
+    return None
 
 
 def cause_of_death(error: BaseException | None) -> tuple[str, str]:

@@ -81,13 +81,14 @@ class RankGroup:
 
     def __init__(self, size: int, device: str, cpus: float, gpus: float, threads: int) -> None:
         group = ray.util.get_current_placement_group()
+        # Tune leaves the trial's own, empty bundle out
         self.ranks = [
             ray.remote(_Rank)
             .options(
                 num_cpus=cpus,
                 num_gpus=gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    group, placement_group_bundle_index=rank + 1
+                    group, placement_group_bundle_index=rank
                 ),
             )
             .remote(rank, device, threads)

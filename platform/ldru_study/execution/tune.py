@@ -34,7 +34,12 @@ from ldru_kernels import keep_freed_memory
 from ldru_study.errors import SpecError
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake, Reason
-from ldru_study.execution.deaths import cause_of_death, close_attempt, close_attempts
+from ldru_study.execution.deaths import (
+    cause_of_death,
+    close_attempt,
+    close_attempts,
+    newest_error,
+)
 from ldru_study.execution.rank_group import bundles, rank_group
 from ldru_study.execution.scheduler import CellSchedulers
 from ldru_study.results.facts import read_facts
@@ -324,7 +329,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         return RunResult(done, pruned, failed, reason, self.brake.message)
 
     def _close(self, trial: Any, state: str) -> tuple[str, str]:
-        work, error = self.orders.works[trial.trial_id], trial.get_error()
+        work, error = self.orders.works[trial.trial_id], newest_error(trial)
         trial_id = work.config.trial_id
         cause, message = cause_of_death(error)
         is_closed = close_attempts(

@@ -158,7 +158,8 @@ class TrialConfig(Strict):
         if kind != "ldru" and train.sequence_parallel > 1:
             raise ValueError(
                 f"train.sequence_parallel {train.sequence_parallel}: only the tree of an ldru can "
-                f"be cut into chunks, not the {kind}. Use train.data_parallel"
+                f"be cut into chunks, not the {kind}. Use train.data_parallel, or set it in an "
+                "override for model.kind ldru"
             )
         if kind != "ldru" and train.associativity_penalty:
             raise ValueError(

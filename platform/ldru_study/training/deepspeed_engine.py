@@ -203,9 +203,9 @@ class _Copies:
         return next((values["step"] for values in self.optimizer.state.values()), None)
 
     def moments(self) -> list[str]:
-        """Return the names of what the optimiser keeps for every weight."""
+        """Return the names of what the optimiser keeps for every weight, on all ranks alike."""
         values: dict[str, Tensor] = next(iter(self.optimizer.state.values()), {})
-        return [name for name in values if name != "step"]
+        return sorted(name for name in values if name != "step")
 
     def whole(self, moment: str | None) -> list[Tensor]:
         """Return a moment, or with None the weights in fp32, of every parameter."""

@@ -34,20 +34,21 @@ class Gang:
         ]
 
     def call(self, function, *arguments):
-        """Return what every process returned."""
+        """Return what every process returned, or raise the first of their errors."""
         order = pickle.dumps((function.__module__, function.__name__, arguments))
         for process in self.processes:
             process.stdin.write(len(order).to_bytes(8, "little") + order)
             process.stdin.flush()
-        return [self._result(process) for process in self.processes]
+        answers = [self._answer(process) for process in self.processes]
+        for error, _ in answers:
+            if error is not None:
+                raise error
+        return [result for _, result in answers]
 
-    def _result(self, process):
+    def _answer(self, process):
         size = process.stdout.read(8)
         assert len(size) == 8, f"process {process.pid} ended with {process.wait()}"
-        error, result = pickle.loads(process.stdout.read(int.from_bytes(size, "little")))
-        if error is not None:
-            raise error
-        return result
+        return pickle.loads(process.stdout.read(int.from_bytes(size, "little")))
 
     def end(self):
         for process in self.processes:
@@ -79,6 +80,8 @@ def _main(rank, size, port):
         data = pickle.dumps(answer)
         results.write(len(data).to_bytes(8, "little") + data)
         results.flush()
+    # gloo's threads take ten seconds to notice
+    os._exit(0)
 
 
 if __name__ == "__main__":

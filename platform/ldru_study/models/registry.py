@@ -63,6 +63,17 @@ def share_strings(model: nn.Module, group: ProcessGroup | None) -> None:
         raise ValueError(f"{type(model).__name__}: only the tree of an ldru can be cut")
 
 
+def recompute_layers(model: nn.Module) -> None:
+    """Let a model make the states of each layer again in the backward pass, not keep them.
+
+    Raises:
+        ValueError: the model has no layers.
+    """
+    if not isinstance(model, Transformer):
+        raise ValueError(f"{type(model).__name__}: only a transformer has layers to recompute")
+    model.recomputes_layers = True
+
+
 def associativity_defect(model: nn.Module, tokens: Tensor, lengths: Tensor) -> float | None:
     """Return `Ldru.associativity_defect`, or None for a model without an operator."""
     return model.associativity_defect(tokens, lengths) if isinstance(model, Ldru) else None

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.models.positions import distance_bias, rotate, sinusoids
@@ -25,6 +26,8 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, num_symbols: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        # a training's choice between memory and time; changes no result
+        self.recomputes_layers = False
         self.embedding = nn.Embedding(num_symbols, config.width)
         self.embedding.weight = nn.Parameter(
             truncated_normal(num_symbols, config.width, std=config.width**-0.5)
@@ -47,13 +50,22 @@ class Transformer(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         mask = self._mask(positions, num_tokens, is_real)
         for layer in self.layers[:-1]:
-            x = layer(x, positions, x, positions, mask)
+            x = self._through(layer, x, positions, x, positions, mask)
         # only one place of the last layer is read
         mask = self._mask(last, num_tokens, is_real)
         read = x[torch.arange(len(x), device=x.device), last[:, 0]][:, None]
-        read = self.layers[-1](read, last, x, positions, mask)
+        read = self._through(self.layers[-1], read, last, x, positions, mask)
         logits: Tensor = self.classifier(read[:, 0])
         return logits
+
+    def _through(self, layer: nn.Module, *arguments: Tensor | None) -> Tensor:
+        """Call a layer; its states are kept for the backward pass or made again."""
+        if self.recomputes_layers and torch.is_grad_enabled():
+            # the other way of recomputing fails where ZeRO shares out gradients
+            states: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
+        else:
+            states = layer(*arguments)
+        return states
 
     def _mask(self, queries: Tensor, num_keys: int, is_real: Tensor | None) -> Tensor | None:
         """Return what is added to, or which are left of, the scores, [B, H, Q, T] or broadcast."""

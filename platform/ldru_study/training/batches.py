@@ -5,6 +5,7 @@ Shapes: B batch, T tokens. All models with the same seed see the same strings.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ldru_study.spec.trial import TrialConfig
+from ldru_study.spec.trial import TrainConfig, TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.sampling import BalancedSampler
 from ldru_study.tasks.streams import random_stream
@@ -58,15 +59,30 @@ def _training_lengths(task: str, low: int, high: int) -> npt.NDArray[np.int64]:
 def training_batch(config: TrialConfig, step: int) -> Batch:
     """Return the batch of optimiser step ``step``, counted from 0.
 
-    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths and shared
-    out evenly over the ``batch_size`` strings.
+    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths, as far as
+    the curriculum has come, and shared out evenly over the ``batch_size`` strings.
     """
     train = config.train
     rng = random_stream(config.seed, f"data/{config.task}/{config.sampling}", step)
     usable = _training_lengths(config.task, train.min_length, train.max_length)
+    if train.curriculum is not None:
+        # one length at least, where the first ones are too short for the task
+        usable = usable[: max(1, int((usable <= longest_length(train, step)).sum()))]
     drawn = rng.choice(usable, train.lengths_per_batch)
     lengths = np.repeat(drawn, train.batch_size // train.lengths_per_batch)
     return _draw(config.task, lengths, rng)
+
+
+def longest_length(train: TrainConfig, step: int) -> int:
+    """Return the longest length that optimiser step ``step``, counted from 0, may draw."""
+    curriculum = train.curriculum
+    if curriculum is None:
+        return train.max_length
+    num_doublings = math.ceil(math.log2(train.max_length / curriculum.start_length))
+    duration = curriculum.share * train.steps
+    if step >= duration:
+        return train.max_length
+    return min(train.max_length, curriculum.start_length << int(step * num_doublings / duration))
 
 
 def validation_batch(config: TrialConfig, num_strings: int) -> Batch:

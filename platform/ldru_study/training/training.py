@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldru_study.models.registry import associativity_defect, build_model, share_strings
+from ldru_study.models.registry import (
+    associativity_defect,
+    build_model,
+    recompute_layers,
+    share_strings,
+)
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.streams import random_stream
@@ -95,6 +100,8 @@ class Training:
     def _new_model(self) -> nn.Module:
         model = new_model(self.config)
         share_strings(model, self.ranks.sequence_group)
+        if self.config.train.engine.activation_checkpointing:
+            recompute_layers(model)
         return model
 
     @property

@@ -26,8 +26,9 @@ from ldru_kernels.folding import (
     num_folded,
     unfold,
 )
+from ldru_kernels.levels import needs_padding
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
-from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
+from ldru_kernels.schedule import build_scan, build_schedule
 from ldru_kernels.torch_path import Settings
 
 # the results, and for the backward pass the states of all nodes, what `folding.fold` returned and
@@ -57,7 +58,7 @@ def run_plan(
     return results
 
 
-def _forward(
+def forward_pass(
     leaves: Tensor,
     extra: Tensor,
     weights: list[Tensor],
@@ -78,7 +79,7 @@ def _forward(
     return states.index_select(1, made.results), states, outer, kept
 
 
-def _backward(
+def backward_pass(
     d_results: Tensor,
     states: Tensor,
     outer: list[Tensor],
@@ -133,7 +134,7 @@ class _MergeNodes(torch.autograd.Function):
         settings: Settings,
         *weights: Tensor,
     ) -> Tensor:
-        results, states, outer, kept = _forward(leaves, extra, list(weights), seed, plan, settings)
+        results, states, outer, kept = forward_pass(leaves, extra, list(weights), seed, plan, settings)
         _Saved(states, seed, list(weights), plan, outer, kept).save(ctx)
         ctx.num_leaves, ctx.settings = leaves.shape[1], settings
         return results
@@ -142,7 +143,7 @@ class _MergeNodes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_results: Tensor) -> tuple[Any, ...]:
         saved, settings = _Saved.of(ctx), ctx.settings
-        d_inputs, d_folded, d_outer = _backward(
+        d_inputs, d_folded, d_outer = backward_pass(
             d_results,
             saved.states,
             saved.outer,
@@ -188,7 +189,7 @@ def merge_nodes(
         See `Forward`.
     """
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    return _forward(leaves, extra, weights, seed, plan, settings)
+    return forward_pass(leaves, extra, weights, seed, plan, settings)
 
 
 @merge_nodes.register_fake
@@ -236,7 +237,7 @@ def merge_nodes_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return `Gradients`."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    return _backward(d_results, states, outer, kept, weights, seed, plan, settings)
+    return backward_pass(d_results, states, outer, kept, weights, seed, plan, settings)
 
 
 @merge_nodes_backward.register_fake

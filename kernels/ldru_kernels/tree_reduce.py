@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ldru_kernels.checks import check_identity, check_inputs
 from ldru_kernels.frontend import Execution, padding, run
+from ldru_kernels.levels import needs_padding
 from ldru_kernels.ops import tokens_plan, tree_plan
-from ldru_kernels.schedule import needs_padding
 from ldru_kernels.weights import MergeWeights, check_weights
 
 

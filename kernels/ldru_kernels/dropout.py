@@ -7,9 +7,6 @@ numbered from above, so that they have no number in common with parents.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -65,16 +62,12 @@ def mask(
     return is_kept(seed, population, numbers, width, dropout).to(dtype).div_(1 - dropout)
 
 
-def leaf_numbers(lengths: Sequence[int], starts: Sequence[int], num_tokens: int) -> Tensor:
-    """Return the numbers of leaves, int64 [B, T]: the last word for the first leaf, and so on down.
+def leaf_numbers(places: Tensor) -> Tensor:
+    """Return the numbers of leaves: the last word for place 0, and so on down.
 
-    Args:
-        lengths: of the whole sequences, [B], which lie one behind the other.
-        starts: place of the first leaf that is asked for, in each sequence, [B].
-        num_tokens: T, how many leaves of each are asked for; those beyond its length are anything.
+    Places count the tokens of a batch, int64, sequence by sequence and none beyond a length.
     """
-    begins = torch.tensor([0, *itertools.accumulate(lengths)][:-1]) + torch.tensor(starts)
-    return _WORD - (begins[:, None] + torch.arange(num_tokens))
+    return _WORD - places
 
 
 def _as_int32(words: Tensor) -> Tensor:

@@ -11,13 +11,12 @@ import itertools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ldru_kernels import torch_path
-from ldru_kernels.checks import check_lengths
+from ldru_kernels.checks import check_lengths, check_symbols
 from ldru_kernels.folding import (
     compute_dtype,
     fold,
@@ -66,6 +65,7 @@ def forward_pass(
     plan: list[Tensor],
     settings: Settings,
 ) -> Forward:
+    """Run a plan without autograd; see `Forward`, and `merge_nodes` for the arguments."""
     made = Plan(*plan)
     population, num_leaves, width = leaves.shape
     num_nodes = num_leaves + extra.shape[1] + len(made.children)
@@ -89,6 +89,7 @@ def backward_pass(
     plan: list[Tensor],
     settings: Settings,
 ) -> Gradients:
+    """Run the backward pass of what `forward_pass` returned; see `Gradients`."""
     with _without_autocast(states.device):
         by_name = folded(weights, outer, settings.operator, states.dtype)
         d_inputs, d_folded = _path(settings.backend).backward(
@@ -134,7 +135,9 @@ class _MergeNodes(torch.autograd.Function):
         settings: Settings,
         *weights: Tensor,
     ) -> Tensor:
-        results, states, outer, kept = forward_pass(leaves, extra, list(weights), seed, plan, settings)
+        results, states, outer, kept = forward_pass(
+            leaves, extra, list(weights), seed, plan, settings
+        )
         _Saved(states, seed, list(weights), plan, outer, kept).save(ctx)
         ctx.num_leaves, ctx.settings = leaves.shape[1], settings
         return results
@@ -369,15 +372,12 @@ def _tokens(
 ) -> Plan:
     batch, num_tokens = tokens.shape
     counted = check_lengths(lengths, batch, num_tokens)
-    symbols = tokens.cpu().numpy()
+    on_host = tokens.cpu()
+    symbols = on_host.numpy()
     # most often no symbol is out of range, wherever it stands
     if symbols.min() < 0 or symbols.max() >= num_symbols:
-        read = symbols[np.arange(num_tokens) < np.array(counted)[:, None]]
-        if read.min() < 0 or read.max() >= num_symbols:
-            raise ValueError(
-                f"tokens: from {read.min()} to {read.max()}; "
-                f"the table has rows 0 to {num_symbols - 1}."
-            )
+        is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
+        check_symbols(on_host[is_read], num_symbols)
     with torch.inference_mode(mode=False):
         schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
         num_extra = int(needs_padding(lone_node))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ldru_kernels.levels import (
     Builder,
@@ -178,7 +179,7 @@ class Numbering:
         sequences: Nodes,
         starts: Nodes,
         num_tokens_of: Nodes,
-        is_open: Sequence[bool],
+        is_open: npt.ArrayLike,
         heights: tuple[int, int | None],
     ) -> Nodes:
         """Return the numbers of the merges of `build_chunks` or `build_join`, in their order.

@@ -2,8 +2,9 @@
 
 Chunks go through in groups, as many at a time as keep the cores busy. A group leaves nothing behind
 but the results of its chunks, and is computed again in the backward pass, hidden layers included,
-which costs 4/3 of the products. Where leaves are tokens, a leaf state is made when its group comes,
-and equal subtrees of a group are merged once.
+which costs 4/3 of the products. Only the last one stays as it is: the backward pass begins with it.
+Where leaves are tokens, a leaf state is made when its group comes, and equal subtrees of a group
+are merged once.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from ldru_kernels.weights import MergeWeights, operator_name
 CHUNK = {"cpu": 2**10, "cuda": 2**14}
 # tokens of all sequences from which on chunks save more than they cost; kernels/README.md says what
 # was measured. Nothing was on a GPU yet
-LONGEST_WHOLE = {"cpu": 2**15, "cuda": 2**20}
+LONGEST_WHOLE = {"cpu": 2**16, "cuda": 2**20}
 # bytes of the hidden layers of one group
-_GROUP_BYTES = {"cpu": 2**25, "cuda": 2**30}
+_GROUP_BYTES = {"cpu": 2**26, "cuda": 2**30}
 # tokens of a group, however few distinct subtrees they have
 _MOST_SHARED = 2**16
 
@@ -348,6 +349,16 @@ def _kind(device: torch.device) -> str:
     return "cpu" if device.type == "cpu" else "cuda"
 
 
+class _Held(NamedTuple):
+    """A group between its forward and its backward pass: its plan and what `ops.Forward` has."""
+
+    plan: list[Tensor]
+    nodes: Tensor
+    outer: list[Tensor]
+    kept: list[Tensor]
+    num_leaves: int
+
+
 class _Chunks(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -362,15 +373,20 @@ class _Chunks(torch.autograd.Function):
         stretch = leaves.stretch
         results = states.new_zeros(len(states), stretch.num_results, states.shape[2])
         most = group_merges(states, settings.operator)
-        ctx.groups = []
         once = settings._replace(keeps_hidden=False)
+        goes_back, num_rows = any(ctx.needs_input_grad), len(stretch.rows.sequences)
+        ctx.save_for_backward(states, extra, seed, *weights)
+        ctx.leaves, ctx.settings, ctx.groups, ctx.held = leaves, settings, [], None
+        num_done = 0
         for rows, plan in leaves.groups(most, states.device):
-            inputs = leaves.take(states, rows, seed)
-            found = forward_pass(inputs, extra, list(weights), seed, list(plan), once)[0]
+            num_done += len(rows.sequences)
+            if goes_back and num_done == num_rows:
+                found, ctx.held = _hold(states, extra, list(weights), seed, rows, leaves, settings)
+            else:
+                inputs = leaves.take(states, rows, seed)
+                found = forward_pass(inputs, extra, list(weights), seed, list(plan), once)[0]
             results[:, torch.from_numpy(stretch.results_of(rows)).to(states.device)] = found
             ctx.groups.append(rows)
-        ctx.save_for_backward(states, extra, seed, *weights)
-        ctx.leaves, ctx.settings = leaves, settings
         return results
 
     @staticmethod
@@ -382,16 +398,22 @@ class _Chunks(torch.autograd.Function):
         d_states = torch.zeros_like(states, dtype=dtype if leaves.adds else states.dtype)
         d_extra = torch.zeros_like(extra, dtype=dtype)
         d_folded: Tensor | None = None
+        held, ctx.held = ctx.held, None
         for rows in reversed(ctx.groups):
-            plan = list(leaves.plan(rows, states.device, has_readers=True))
-            inputs = leaves.take(states, rows, seed)
-            _, nodes, outer, kept = forward_pass(inputs, extra, weights, seed, plan, settings)
+            if held is None:
+                _, held = _hold(states, extra, weights, seed, rows, leaves, settings)
             places = torch.from_numpy(leaves.stretch.results_of(rows)).to(states.device)
             d_inputs, d_of_group, _ = backward_pass(
-                d_results[:, places], nodes, outer, kept, weights, seed, plan, settings
+                d_results[:, places],
+                held.nodes,
+                held.outer,
+                held.kept,
+                weights,
+                seed,
+                held.plan,
+                settings,
             )
-            del nodes, kept
-            num_leaves = inputs.shape[1]
+            num_leaves, held = held.num_leaves, None
             leaves.give(d_states, d_inputs[:, :num_leaves], rows, seed)
             d_extra += d_inputs[:, num_leaves:]
             d_folded = d_of_group if d_folded is None else d_folded.add_(d_of_group)
@@ -402,6 +424,22 @@ class _Chunks(torch.autograd.Function):
             d_outer = unfold(d_folded, weights, settings.operator, states.dtype)
             d_weights = gradients_of(weights, d_folded, d_outer, settings.operator)
         return d_states.to(states.dtype), d_extra.to(extra.dtype), None, None, None, *d_weights
+
+
+def _hold(
+    states: Tensor,
+    extra: Tensor,
+    weights: list[Tensor],
+    seed: Tensor,
+    rows: Rows,
+    leaves: Leaves,
+    settings: Settings,
+) -> tuple[Tensor, _Held]:
+    """Return the results of a group, and what its backward pass needs."""
+    plan = list(leaves.plan(rows, states.device, has_readers=True))
+    inputs = leaves.take(states, rows, seed)
+    found, nodes, outer, kept = forward_pass(inputs, extra, weights, seed, plan, settings)
+    return found, _Held(plan, nodes, outer, kept, inputs.shape[1])
 
 
 def join(

@@ -4,10 +4,10 @@ Public: `tree_reduce`, `tree_reduce_tokens`, `prefix_scan`, `StreamingScan` and 
 take. What the ops mean stands in `reference`, their brackets in `schedule`.
 """
 
+from ldru_kernels.levels import LONE_NODE_RULES
 from ldru_kernels.memory import keep_freed_memory
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
-from ldru_kernels.schedule import LONE_NODE_RULES
 from ldru_kernels.tree_reduce import tree_reduce, tree_reduce_tokens
 from ldru_kernels.weights import (
     OPERATORS,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup, get_rank, get_world_size
 from torch.nn import functional as F
 
 from ldru_kernels import (
@@ -14,12 +15,13 @@ from ldru_kernels import (
     FeedForward,
     MergeWeights,
     Norm,
+    StreamingReduction,
     feed_forward,
     parent_states,
     shapes,
-    tree_reduce,
     tree_reduce_tokens,
 )
+from ldru_kernels import parallel as sequence_parallel
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.spec.model import LdruConfig
 
@@ -47,31 +49,45 @@ class Ldru(nn.Module):
         self.identity = nn.Parameter(torch.zeros(width)) if config.lone_node == "identity" else None
         self.classifier = Affine(width, num_classes)
         self._operator_kind = OPERATORS[config.operator]
+        self._group: ProcessGroup | None = None
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [B, C]; see `ldru_study.models`."""
         logits: Tensor = self.classifier(self._roots(tokens, lengths))
         return logits
 
+    def sequence_parallel(self, group: ProcessGroup | None) -> None:
+        """Split every string over the workers of a group from now on; None: this one reads all.
+
+        All workers of the group then call the model with the same whole batch, and get the same
+        logits. Averaged over the workers, gradients are those of one.
+        """
+        self._group = group
+
+    def stream(self, lengths: Tensor) -> LdruStream:
+        """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
+        return LdruStream(self, lengths)
+
     def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         table, weights = self._leaf_of_symbol(), self._merge_weights()
-        if not (self.training and self.dropout):
+        dropout = self.dropout if self.training else 0.0
+        if self._group is None:
             return tree_reduce_tokens(
-                table, tokens, weights, lengths=lengths, lone_node=self.lone_node
+                table, tokens, weights, lengths=lengths, lone_node=self.lone_node, dropout=dropout
             )
-        # a mask of its own for every place, so that equal subtrees are no longer equal
-        return tree_reduce(
-            F.dropout(F.embedding(tokens, table), self.dropout),
+        # padding decides how many chunks there are, and not what comes out
+        size = sequence_parallel.chunk_size(tokens.shape[1], get_world_size(self._group))
+        start = get_rank(self._group) * size
+        own = tokens[:, start : start + size]
+        return sequence_parallel.tree_reduce_tokens(
+            table,
+            F.pad(own, (0, size - own.shape[1])),
             weights,
+            group=self._group,
             lengths=lengths,
             lone_node=self.lone_node,
-            dropout=self.dropout,
+            dropout=dropout,
         )
-
-    def sequence_parallel(self, group: torch.distributed.ProcessGroup | None) -> None:
-        """Let the processes of ``group`` share each string; None for whole strings."""
-        if group is not None:
-            raise NotImplementedError
 
     @torch.inference_mode()
     def associativity_defect(self, tokens: Tensor, lengths: Tensor) -> float | None:
@@ -112,6 +128,30 @@ class Ldru(nn.Module):
             node_norm=Norm(self.node_norm.weight, self.node_norm.bias),
             identity=self.identity,
         )
+
+
+class LdruStream:
+    """Strings that an `Ldru` reads piece by piece; see `ldru_study.models.registry.Stream`."""
+
+    def __init__(self, model: Ldru, lengths: Tensor) -> None:
+        self.model = model
+        with torch.no_grad():
+            self.reduction = StreamingReduction(
+                model._leaf_of_symbol(),
+                model._merge_weights(),
+                lengths=lengths,
+                lone_node=model.lone_node,
+            )
+
+    def push(self, tokens: Tensor) -> None:
+        """Take the next tokens; see `ldru_study.models.registry.Stream`."""
+        self.reduction.push(tokens)
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Return the logits; see `ldru_study.models.registry.Stream`."""
+        found: Tensor = self.model.classifier(self.reduction.roots())
+        return found
 
 
 def _operator(name: str, width: int) -> nn.ParameterDict:

@@ -20,12 +20,48 @@ class _Recurrent(nn.Module):
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [B, C]; see `ldru_study.models`."""
-        symbols = F.one_hot(tokens, self.cell.input_size).to(self.classifier.weight.dtype)
         # walking on over the padding takes half the time of a packed sequence on a CPU
-        states, _ = self.cell(symbols)
+        states, _ = self.cell(self._symbols(tokens))
         last = states[torch.arange(len(states), device=states.device), lengths - 1]
+        return self._readout(last)
+
+    def stream(self, lengths: Tensor) -> RecurrentStream:
+        """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
+        return RecurrentStream(self, lengths)
+
+    def _symbols(self, tokens: Tensor) -> Tensor:
+        return F.one_hot(tokens, self.cell.input_size).to(self.classifier.weight.dtype)
+
+    def _readout(self, last: Tensor) -> Tensor:
         logits: Tensor = self.classifier(F.relu(last))
         return logits
+
+
+class RecurrentStream:
+    """Strings that a recurrent model reads piece by piece; see `ldru_study.models.registry.Stream`.
+
+    Holds the state, and of strings that have ended the last one.
+    """
+
+    def __init__(self, model: _Recurrent, lengths: Tensor) -> None:
+        self.model, self.lengths, self.num_tokens = model, lengths, 0
+        self._state: Tensor | tuple[Tensor, Tensor] | None = None
+        weight = model.classifier.weight
+        self._last = weight.new_zeros(len(lengths), model.cell.hidden_size)
+
+    @torch.no_grad()
+    def push(self, tokens: Tensor) -> None:
+        """Take the next tokens; see `ldru_study.models.registry.Stream`."""
+        states, self._state = self.model.cell(self.model._symbols(tokens), self._state)
+        places = self.lengths - 1 - self.num_tokens
+        ends = (places >= 0) & (places < tokens.shape[1])
+        self._last[ends] = states[ends, places[ends]]
+        self.num_tokens += tokens.shape[1]
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Return the logits; see `ldru_study.models.registry.Stream`."""
+        return self.model._readout(self._last)
 
 
 class Rnn(_Recurrent):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,34 @@ def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return MODULES[type(config)](config, num_symbols, num_classes)
+
+
+class Stream(Protocol):
+    """Strings that a model is reading piece by piece, without gradients."""
+
+    def push(self, tokens: Tensor) -> None:
+        """Take the next tokens of every string, int64 [B, n], n a multiple of 2^14 but at last."""
+
+    def logits(self) -> Tensor:
+        """Return the logits [B, C] when all tokens are there."""
+
+
+def can_stream(model: nn.Module) -> bool:
+    """Whether `begin_stream` takes this model."""
+    return isinstance(model, Ldru | Lstm | Rnn)
+
+
+def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
+    """Begin to read strings of ``lengths``, int64 [B].
+
+    What a stream holds does not grow with the strings, or by a fraction of a byte per token.
+
+    Raises:
+        TypeError: this model reads whole strings only; see `can_stream`.
+    """
+    if not isinstance(model, Ldru | Lstm | Rnn):
+        raise TypeError(f"model: a {type(model).__name__} reads whole strings only.")
+    return model.stream(lengths)
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens. All models with the same seed see the same strings.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -102,10 +103,37 @@ def evaluation_block(
     config: TrialConfig, length: int, eval_seed: int, block: int, size: int
 ) -> Batch:
     """Return strings number ``block * size`` to ``(block + 1) * size`` of one test length."""
-    rng = random_stream(
-        config.seed, f"evaluation/{config.task}/{config.sampling}", eval_seed, length, block
-    )
+    rng = _evaluation_rng(config, length, eval_seed, block)
     return _draw(config.task, np.full(size, length, dtype=np.int64), rng)
+
+
+def evaluation_stream(
+    config: TrialConfig, length: int, eval_seed: int, block: int, size: int, piece: int
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """Return the labels and the tokens of `evaluation_block`, the latter piece by piece.
+
+    Args:
+        config: as in `evaluation_block`, and so on.
+        length: T.
+        eval_seed: the same.
+        block: the same.
+        size: the same.
+        piece: tokens that come at once.
+
+    Returns:
+        labels int64 [B], and tokens int64 [B, piece], the last ones what is left.
+    """
+    rng = _evaluation_rng(config, length, eval_seed, block)
+    labels, pieces = sampler_of(config.task).stream(length, size, rng, piece)
+    tokens = (torch.from_numpy(part.astype(np.int64)) for part in pieces)
+    return torch.from_numpy(labels), tokens
+
+
+def _evaluation_rng(
+    config: TrialConfig, length: int, eval_seed: int, block: int
+) -> np.random.Generator:
+    name = f"evaluation/{config.task}/{config.sampling}"
+    return random_stream(config.seed, name, eval_seed, length, block)
 
 
 def _draw(task: str, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:

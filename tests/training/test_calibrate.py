@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def cost(*string_s):
-    return Cost(0.5, 3.0, string_s, 10.0, 100.0)
+    return Cost(((8, 0.5),), 3.0, string_s, 10.0, 100.0)
 
 
 def test_a_training_is_its_steps_and_its_validations():
@@ -96,7 +96,8 @@ def test_a_trial_is_measured_in_a_process_of_its_own():
     found = calibrate(
         small_trial("ldru"), [Question(8, 64, 0), Question(40, 64, 0)], CPU, validation_strings=32
     )
-    assert found.step_s > 0
+    assert [length for length, _ in found.steps_s] == [8]
+    assert found.steps_s[0][1] > 0
     assert found.validation_s > 0
     assert [length for length, _ in found.string_s] == [8, 16, 32, 40]
     assert found.evaluation_s([Question(80, 64, 0)]) > 0

@@ -106,6 +106,18 @@ def test_two_workers_train_as_one(gang, wanted, model, engine):
     assert norm == pytest.approx(one_norm, rel=1e-3 if precision == "fp32" else 0.2)
 
 
+@pytest.mark.parametrize(
+    ("engine", "tolerance"),
+    [(PLAIN, 1e-5), (zero(1), 1e-5), (zero(3), 1e-5), (zero(2, precision="bf16"), 5e-2)],
+)
+def test_two_workers_share_each_string(gang, engine, tolerance):
+    precision = engine.get("precision", "fp32")
+    wanted, _ = losses_of(trial(engine=PLAIN | {"precision": precision}, max_length=13))
+    config = trial(engine=engine, max_length=13, sequence_parallel=2)
+    (losses, _), (others, _) = gang.call(losses_of, config)
+    assert losses == others == pytest.approx(wanted, abs=tolerance)
+
+
 def test_bf16_is_not_fp32(wanted):
     fp32, bf16 = (wanted["ldru", precision][0] for precision in ("fp32", "bf16"))
     assert max(abs(a - b) for a, b in zip(fp32, bf16, strict=True)) > 1e-4

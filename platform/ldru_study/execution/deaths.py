@@ -51,7 +51,8 @@ def newest_error(trial: Any) -> BaseException | None:
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
         return error if isinstance(error, BaseException) else None
     if trial.error_file and Path(trial.error_file).exists():
-        return TuneError(Path(trial.error_file).read_text())
+        text: BaseException = TuneError(Path(trial.error_file).read_text())
+        return text
     return None
 
 

@@ -232,6 +232,10 @@ class _GroupTraining:
         weights: bytes = self.group.call("weights")[0]
         return weights
 
+    def memory_mib(self) -> float:
+        """Return the most memory of any worker, above what it held before, in MiB."""
+        return float(max(self.group.call("memory_mib")))
+
     def close(self) -> None:
         """Give back what is held."""
         # workers that were lost hold nothing
@@ -283,6 +287,9 @@ class _Rank:
 
     def weights(self) -> bytes:
         return self._training.weights()
+
+    def memory_mib(self) -> float:
+        return self._training.memory_mib()
 
     def close(self) -> None:
         if self.training is not None:

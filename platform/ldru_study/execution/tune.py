@@ -275,6 +275,8 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             progress = Progress(**result["progress"])
             self.attempts[trial.trial_id] = progress.attempt_id
             self.listener.progressed(work, progress)
+            if progress.note:
+                self.listener.said(f"{work.cell} seed {work.config.seed}: {progress.note}")
         if "outcome" in result:
             self._end(trial, Outcome(**result["outcome"]))
 

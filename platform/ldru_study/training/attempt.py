@@ -26,6 +26,7 @@ import torch
 from ldru_study.errors import StoreError
 from ldru_study.results.heartbeat import beating
 from ldru_study.results.store import Store, new_attempt_id
+from ldru_study.training.batches import longest_length
 from ldru_study.training.deepspeed_engine import deepspeed_json
 from ldru_study.training.evaluate import Answer
 from ldru_study.training.failures import (
@@ -35,6 +36,7 @@ from ldru_study.training.failures import (
     WorkerLostError,
     cause_of,
 )
+from ldru_study.training.prediction import FirstSteps
 from ldru_study.training.training import Metrics
 from ldru_study.training.watchdog import watched
 from ldru_study.training.work import Outcome, Progress, Work
@@ -94,6 +96,8 @@ class _Attempt:
         # rows of the training curve that this attempt has committed, and looked at for rungs
         self.num_committed = self.num_heard = 0
         self.ending, self.is_over = threading.Lock(), False
+        self.first_steps = FirstSteps(work.prediction)
+        self.note: str | None = None
 
     def run(self) -> Outcome:
         self._record("start", config=self.work.config.model_dump_json(), versions=self._versions())
@@ -123,7 +127,8 @@ class _Attempt:
                     message=str(error) or type(error).__name__,
                     traceback=traceback.format_exc(),
                 )
-            return self._end("done")
+            # a trial that went well has something to say where its first steps had
+            return self._end("done", **({"message": self.note} if self.note else {}))
 
     def _train_or_load(self) -> None:
         """Leave the workers with the weights of the trained model."""
@@ -180,7 +185,9 @@ class _Attempt:
         self.step = self.pulse.step = training.step
         self._measure(training)
         while not training.is_finished:
-            training.advance_towards(self._next_due(training.step))
+            before, begun = training.step, now()
+            training.advance_towards(self._next_due(before))
+            self._compare(training, training.step - before, now() - begun)
             self.step = self.pulse.step = training.step
             self._measure(training)
             if training.is_finished:
@@ -193,6 +200,19 @@ class _Attempt:
                 self._report(training.step, training.history)
                 last_report = now()
         self._report(training.step, training.history)
+
+    def _compare(self, training: Trainee, num_steps: int, seconds: float) -> None:
+        """Tell once when the first steps are unlike what was predicted of them."""
+        if not self.first_steps.are_open:
+            return
+        length = longest_length(self.work.config.train, training.step - 1)
+        note = self.first_steps.take_in(num_steps, seconds, length, training.memory_mib())
+        if note is not None:
+            self.note = note
+            steps = self.work.config.train.steps
+            self.on_progress(
+                Progress(training.step, steps, None, attempt_id=self.attempt_id, note=note)
+            )
 
     def _report(self, step: int, history: list[Metrics], *, at_rung: bool = False) -> None:
         accuracy = self.pulse.validation_accuracy = _accuracy(history)

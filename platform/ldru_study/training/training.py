@@ -27,7 +27,7 @@ from ldru_study.training.batches import Batch, training_batch, validation_batch
 from ldru_study.training.checkpoint import dump, dump_weights, load
 from ldru_study.training.engine import DTYPES, build_engine
 from ldru_study.training.failures import DivergedError
-from ldru_study.training.memory import halved, in_parts, release
+from ldru_study.training.memory import halved, in_parts, peak_mib, release
 from ldru_study.training.optimiser import learning_rate_at
 from ldru_study.training.ranks import arrange
 
@@ -91,6 +91,7 @@ class Training:
 
     def __post_init__(self) -> None:
         train = self.config.train
+        self._held_mib = peak_mib(self.device)
         self.ranks = arrange(train, self.device)
         if train.engine.gradient_accumulation > 1:
             size = train.strings_at_once
@@ -255,6 +256,10 @@ class Training:
             self.last = StepResult(**last)
         sizes = (self.micro_batch_size, about.get("micro_batch_size"))
         self.micro_batch_size = min((size for size in sizes if size), default=None)
+
+    def memory_mib(self) -> float:
+        """Return the most memory that this process has held, above what it held before, in MiB."""
+        return max(0.0, peak_mib(self.device) - self._held_mib)
 
     def close(self) -> None:
         """Give back what the engine holds; nothing else may be called afterwards."""

@@ -42,6 +42,9 @@ class Trainee(Protocol):
     def weights(self) -> bytes:
         """Return the weights as they are stored."""
 
+    def memory_mib(self) -> float:
+        """Return the most memory of a process so far, above what it held before, in MiB."""
+
     def close(self) -> None:
         """Give back what it holds."""
 

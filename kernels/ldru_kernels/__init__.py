@@ -7,6 +7,7 @@ and the weights they take; `parallel` has the ops for several workers. What the 
 
 from ldru_kernels.levels import LONE_NODE_RULES
 from ldru_kernels.memory import keep_freed_memory
+from ldru_kernels.norms import LevelNorms, level_norms
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
 from ldru_kernels.streaming import StreamingReduction
@@ -32,6 +33,7 @@ __all__ = [
     "FeedForward",
     "GatedRecursiveCell",
     "GatedSum",
+    "LevelNorms",
     "Linear",
     "MergeWeights",
     "Mlp",
@@ -41,6 +43,7 @@ __all__ = [
     "StreamingScan",
     "feed_forward",
     "keep_freed_memory",
+    "level_norms",
     "parent_states",
     "prefix_scan",
     "shapes",

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from ldru_kernels import (
     OPERATORS,
     FeedForward,
+    LevelNorms,
     MergeWeights,
     Norm,
     StreamingReduction,
     feed_forward,
+    level_norms,
     parent_states,
     shapes,
     tree_reduce_tokens,
@@ -106,14 +108,70 @@ class Ldru(nn.Module):
         # the same three symbols give the same distance wherever they stand
         triples = tokens.unfold(1, 3, 1)[is_real]
         triples, counts = torch.unique(triples, dim=0, return_counts=True)
-        a, b, c = self._leaf_of_symbol()[triples].unbind(1)
+        distances = self._defects(self._leaf_of_symbol()[triples])
+        return float((distances * counts).sum() / counts.sum())
+
+    def associativity_penalty(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)), with gradients.
+
+        a, b, c are three neighbouring nodes of one level, each the root of a complete block of
+        2^level tokens, without dropout. The level is drawn evenly from those at which a string has
+        three such nodes, and there as many triples as have together no more tokens than the batch,
+        from torch's generator of the CPU. 0 where no string has three tokens.
+
+        Source: our own; it is 0 if and only if F is associative on these states.
+        """
+        longest = int(lengths.max())
+        if longest < 3:
+            return self.classifier.bias.new_zeros(())
+        level = int(torch.randint((longest // 3).bit_length(), ()))
+        # triples of each string, string by string
+        counts = ((lengths.cpu() >> level) - 2).clamp(min=0)
+        ends = counts.cumsum(0)
+        num_triples = max(1, int(lengths.sum()) // (3 << level))
+        drawn = torch.randint(int(ends[-1]), (min(num_triples, int(ends[-1])),))
+        strings = torch.searchsorted(ends, drawn, right=True)
+        firsts = (drawn - (ends - counts)[strings]) << level
+        places = firsts[:, None] + torch.arange(3 << level)
+        blocks = tokens[strings.to(tokens.device)[:, None], places.to(tokens.device)]
+        nodes = tree_reduce_tokens(
+            self._leaf_of_symbol(),
+            blocks.reshape(-1, 1 << level),
+            self._merge_weights(),
+            lone_node=self.lone_node,
+        )
+        return self._defects(nodes.view(len(drawn), 3, -1)).mean()
+
+    def _defects(self, triples: Tensor) -> Tensor:
+        """Return the cosine distances of both ways to combine triples [N, 3, E]."""
+        a, b, c = triples.unbind(1)
         weights = self._merge_weights()
 
         def combine(left: Tensor, right: Tensor) -> Tensor:
             return parent_states(torch.cat([left, right], dim=1), weights)
 
-        similarity = F.cosine_similarity(combine(combine(a, b), c), combine(a, combine(b, c)))
-        return float(1 - (similarity * counts).sum() / counts.sum())
+        return 1 - F.cosine_similarity(combine(combine(a, b), c), combine(a, combine(b, c)))
+
+    def level_norms(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> LevelNorms:
+        """Return how large states are at every level, and the gradients of the cross-entropy.
+
+        Args:
+            tokens: int64 [B, T]. The first strings that have 2^14 tokens together are looked at; of
+                a longer one, the levels below 2^10 tokens are estimated from a few parts of it.
+            lengths: int64 [B].
+            labels: int64 [B].
+
+        Returns:
+            Norms, float32 [D + 1], from the leaves up, where D is the number of levels of merges.
+        """
+
+        def loss(roots: Tensor) -> Tensor:
+            logits = self.classifier(roots)
+            return F.cross_entropy(logits, labels[: len(roots)], reduction="sum")
+
+        with torch.no_grad():
+            table, weights = self._leaf_of_symbol(), self._merge_weights()
+        return level_norms(table, tokens, weights, loss, lengths=lengths, lone_node=self.lone_node)
 
     def _leaf_of_symbol(self) -> Tensor:
         """Return the leaf state of every symbol, [V, E]: a leaf depends on its symbol alone."""

@@ -91,6 +91,27 @@ def share_strings(model: nn.Module, group: ProcessGroup | None) -> None:
         raise ValueError(f"{type(model).__name__}: only the tree of an ldru can be cut")
 
 
+def level_norms(
+    model: nn.Module, tokens: Tensor, lengths: Tensor, labels: Tensor
+) -> tuple[list[float], list[float]] | None:
+    """Return `Ldru.level_norms`, states then gradients, or None for a model without levels."""
+    if not isinstance(model, Ldru):
+        return None
+    states, gradients = model.level_norms(tokens, lengths, labels)
+    return states.tolist(), gradients.tolist()
+
+
+def associativity_penalty(model: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Return `Ldru.associativity_penalty`.
+
+    Raises:
+        ValueError: the model has no operator.
+    """
+    if not isinstance(model, Ldru):
+        raise ValueError(f"{type(model).__name__}: only an ldru has an operator to penalise")
+    return model.associativity_penalty(tokens, lengths)
+
+
 def recompute_layers(model: nn.Module) -> None:
     """Let a model make the states of each layer again in the backward pass, not keep them.
 

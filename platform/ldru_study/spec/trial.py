@@ -172,7 +172,13 @@ class TrialConfig(Strict):
                 f"recompute, the {kind} has none (long trees recompute by themselves)"
             )
         engine = train.engine
-        if kind == "constant" and isinstance(engine, DeepSpeedEngine) and engine.zero_stage:
+        stage = engine.zero_stage if isinstance(engine, DeepSpeedEngine) else 0
+        if stage == 3 and train.associativity_penalty:
+            raise ValueError(
+                "train.associativity_penalty is computed beside the forward pass, where zero_stage "
+                "3 has taken the weights away. Use zero_stage 2"
+            )
+        if kind == "constant" and stage:
             raise ValueError(
                 "train.engine.zero_stage: the constant has no weights to share out, only a bias "
                 "per class. Use zero_stage 0"

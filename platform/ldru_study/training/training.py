@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from ldru_study.models.registry import (
     associativity_defect,
+    associativity_penalty,
     build_model,
+    level_norms,
     recompute_layers,
     share_strings,
 )
@@ -32,6 +34,8 @@ from ldru_study.training.optimiser import learning_rate_at
 from ldru_study.training.ranks import arrange
 
 _LARGEST_SEED = 2**63
+# as many tell how large states and gradients are
+_NUM_NORM_STRINGS = 64
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Metrics:
     """The state of a training after ``step`` optimiser steps; a row of the table ``metrics``.
 
     Losses are mean cross-entropies in nats; ``seconds`` counts training only, over all attempts.
+    ``level_state_norms`` and ``level_gradient_norms`` have a number per level of a tree, leaves
+    first: do states and gradients get through it?
     """
 
     step: int
@@ -50,6 +56,8 @@ class Metrics:
     gradient_norm: float
     associativity_defect: float | None
     seconds: float
+    level_state_norms: list[float] | None = None
+    level_gradient_norms: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,9 +185,11 @@ class Training:
             logits = self.engine.forward(part.tokens, part.lengths)
             loss = F.cross_entropy(logits.float(), part.labels)
             # a mean over the whole batch is the sum of its parts' means by their shares
-            share = loss * (len(part.labels) / num_strings)
-            self.engine.backward(share, is_last=start + size >= num_strings)
-            losses.append(share.detach())
+            weight = len(part.labels) / num_strings
+            losses.append(loss.detach() * weight)
+            if penalty := self.config.train.associativity_penalty:
+                loss = loss + penalty * associativity_penalty(self.model, part.tokens, part.lengths)
+            self.engine.backward(loss * weight, is_last=start + size >= num_strings)
         mean = torch.stack(losses).sum()
         self.ranks.average([mean])
         return mean
@@ -191,6 +201,8 @@ class Training:
         # what fits in training fits without gradients
         size = self.micro_batch_size or num_strings
         scores, _ = in_parts(lambda part: score(model, part), batch, size)
+        some = batch.part(0, _NUM_NORM_STRINGS)
+        norms = level_norms(model, some.tokens, some.lengths, some.labels) or (None, None)
         measured = Metrics(
             step=self.step,
             train_loss=last.loss,
@@ -201,6 +213,8 @@ class Training:
             gradient_norm=last.gradient_norm,
             associativity_defect=associativity_defect(model, batch.tokens, batch.lengths),
             seconds=self.seconds,
+            level_state_norms=norms[0],
+            level_gradient_norms=norms[1],
         )
         self.history.append(measured)
         return measured

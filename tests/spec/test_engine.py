@@ -126,6 +126,12 @@ def read(train="", *, model=None, more=""):
             "in an override for model.kind ldru.",
         ),
         (
+            "associativity_penalty: 0.1, engine: {kind: deepspeed, zero_stage: 3}",
+            None,
+            f"{FILE}.associativity_penalty is computed beside the forward pass, where zero_stage 3 "
+            "has taken the weights away. Use zero_stage 2.",
+        ),
+        (
             "curriculum: {start_length: 30}",
             None,
             "train (line 4): curriculum.start_length 30 is above max_length 20.",

@@ -112,10 +112,18 @@ def test_two_workers_train_as_one(gang, wanted, model, engine):
 )
 def test_two_workers_share_each_string(gang, engine, tolerance):
     precision = engine.get("precision", "fp32")
-    wanted, _ = losses_of(trial(engine=PLAIN | {"precision": precision}, max_length=13))
+    wanted, _ = losses_of(trial(engine=PLAIN | {"precision": precision}, max_length=13), 20)
     config = trial(engine=engine, max_length=13, sequence_parallel=2)
-    (losses, _), (others, _) = gang.call(losses_of, config)
+    (losses, _), (others, _) = gang.call(losses_of, config, 20)
     assert losses == others == pytest.approx(wanted, abs=tolerance)
+
+
+def test_two_workers_of_a_string_draw_the_same_penalty(gang):
+    penalty = {"max_length": 13, "associativity_penalty": 1.0}
+    wanted, _ = losses_of(trial(**penalty), 10)
+    config = trial(engine=zero(2), sequence_parallel=2, **penalty)
+    assert gang.call(losses_of, config, 10)[0][0] == pytest.approx(wanted, abs=1e-5)
+    assert wanted != pytest.approx(losses_of(trial(max_length=13), 10)[0], abs=1e-4)
 
 
 def test_bf16_is_not_fp32(wanted):

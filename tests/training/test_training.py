@@ -292,3 +292,44 @@ def test_a_resumed_training_keeps_the_smaller_micro_batch(ordered, saved, wanted
     resumed.restore(state)
     assert resumed.micro_batch_size == wanted
     assert resumed.last is not None
+
+
+def test_levels_of_a_tree_have_norms_and_other_models_none():
+    for model in ("ldru", "lstm"):
+        training = advance(Training(small_trial(model, min_length=8), CPU), 2)
+        row = training.history[-1]
+        if model == "lstm":
+            assert row.level_state_norms is row.level_gradient_norms is None
+            continue
+        # eight leaves are merged in three levels
+        assert len(row.level_state_norms) == len(row.level_gradient_norms) == 4
+        assert all(norm > 0 for norm in row.level_state_norms)
+        again = Training(training.config, CPU)
+        again.restore(training.state())
+        assert again.history == training.history
+
+
+def test_the_penalty_makes_an_operator_more_associative():
+    settings = {"steps": 60, "learning_rate": 3e-3, "batch_size": 32, "max_length": 16}
+    defects = []
+    for penalty in (0.0, 10.0):
+        training = Training(small_trial("ldru", associativity_penalty=penalty, **settings), CPU)
+        losses = [training.advance().loss for _ in range(60)]
+        training.measure(training.last, 32)
+        defects.append(training.history[-1].associativity_defect)
+        # what is reported is the cross-entropy alone
+        assert max(losses) < 3
+    assert defects[1] < 0.5 * defects[0]
+
+
+def test_micro_batches_add_up_in_fp32_whatever_the_model_computes_in():
+    engine = {"precision": "bf16", "gradient_accumulation": 4}
+    training = Training(small_trial("lstm", engine=engine), CPU)
+    assert training.micro_batch_size == 4
+    training.advance()
+    assert {p.dtype for p in training.model.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in training.engine.weights().values()} == {torch.float32}
+    # weights come back in the precision that they were trained in
+    loaded = load_weights(training.weights(), training.config, CPU)
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])

@@ -20,8 +20,50 @@ def check_inputs(leaves: Tensor, weights: MergeWeights, dropout: float) -> None:
             "[B, T, E], or [P, B, T, E] for a population, with no empty side."
         )
     check_weights(weights, leaves, population=leaves.shape[0] if leaves.dim() == 4 else None)
+    check_dropout(dropout)
+
+
+def check_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, dropout: float) -> None:
+    """Refuse a table, tokens, weights or a dropout that no op can take.
+
+    Raises:
+        ValueError: for the first argument that is out of line.
+    """
+    if table.dim() not in (2, 3) or not table.is_floating_point() or 0 in table.shape:
+        raise ValueError(
+            f"table: shape {list(table.shape)}, {table.dtype}; need floating point [V, E], "
+            "or [P, V, E] for a population."
+        )
+    if tokens.dim() != 2 or tokens.dtype != torch.int64 or 0 in tokens.shape:
+        raise ValueError(f"tokens: shape {list(tokens.shape)}, {tokens.dtype}; need int64 [B, T].")
+    check_weights(weights, table, population=table.shape[0] if table.dim() == 3 else None)
+    check_dropout(dropout)
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse what is no probability of staying alive.
+
+    Raises:
+        ValueError: so it is.
+    """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout} is not in [0, 1).")
+
+
+def check_symbols(symbols: Tensor, num_symbols: int) -> None:
+    """Refuse tokens, all of which are read, that a table has no row for.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if torch.compiler.is_compiling():
+        # the host may not look; the embedding says it
+        return
+    low, high = (int(bound) for bound in torch.aminmax(symbols))
+    if low < 0 or high >= num_symbols:
+        raise ValueError(
+            f"tokens: from {low} to {high}; the table has rows 0 to {num_symbols - 1}."
+        )
 
 
 def check_lengths(lengths: Tensor | None, batch: int, num_tokens: int) -> list[int]:

@@ -1,6 +1,8 @@
-"""Dropout from a counter: which features of a parent are zeroed depends on seed, merge and feature.
+"""Dropout from a counter: which features of a state are zeroed depends on seed, number and feature.
 
-The backward pass, a recomputation and every backend draw the same mask, and nothing is stored.
+The backward pass, a recomputation, every backend and every worker draw the same mask, and nothing
+is stored. The number of a parent is that of its merge in the plan of the whole batch. Leaves are
+numbered from above, so that they have no number in common with parents.
 """
 
 from __future__ import annotations
@@ -27,26 +29,60 @@ def threshold(dropout: float) -> int:
     return min(round(dropout * 2**32), _WORD)
 
 
-def is_kept(seed: Tensor, population: int, merges: Tensor, width: int, dropout: float) -> Tensor:
+def is_kept(seed: Tensor, population: int, numbers: Tensor, width: int, dropout: float) -> Tensor:
     """Return which features stay, bool [P, n, E].
 
     Args:
         seed: of `new_seed`.
         population: P.
-        merges: numbers of the merges in their plan, int64 [n].
+        numbers: of the states, words of 32 bits, int32 or wider, [n].
         width: E.
         dropout: probability of zeroing a feature, in [0, 1).
     """
-    members = torch.arange(population, device=merges.device) * MEMBER
-    rows = _mix(((merges + members[:, None]) & _WORD) ^ seed[0])
-    features = torch.arange(width, device=merges.device) * GOLDEN
-    words = _mix(((rows[..., None] + features) & _WORD) ^ seed[1])
-    return words >= threshold(dropout)
+    # int32 wraps around as words do, and takes half the time of int64
+    device = numbers.device
+    first, second = _as_int32(seed)
+    members = _as_int32(torch.arange(population, device=device) * MEMBER)
+    rows = _mix((_as_int32(numbers) + members[:, None]) ^ first)
+    features = _as_int32(torch.arange(width, device=device) * GOLDEN)
+    words = _mix((rows[..., None] + features) ^ second)
+    # as signed numbers, in the order of unsigned ones
+    return words.bitwise_xor_(-(2**31)) >= threshold(dropout) - 2**31
+
+
+def mask(
+    seed: Tensor,
+    population: int,
+    numbers: Tensor,
+    width: int,
+    dropout: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return 0 or 1 / (1 - dropout) for every feature, [P, n, E]; arguments as in `is_kept`."""
+    return is_kept(seed, population, numbers, width, dropout).to(dtype).div_(1 - dropout)
+
+
+def leaf_numbers(places: Tensor) -> Tensor:
+    """Return the numbers of leaves: the last word for place 0, and so on down.
+
+    Places count the tokens of a batch, int64, sequence by sequence and none beyond a length.
+    """
+    return _WORD - places
+
+
+def _as_int32(words: Tensor) -> Tensor:
+    """Return the low 32 bits of integers as int32."""
+    if words.dtype == torch.int32:
+        return words
+    # a conversion of numbers that are out of range would be the processor's own matter
+    words = words & _WORD
+    return (words - ((words >> 31) << 32)).to(torch.int32)
 
 
 def _mix(words: Tensor) -> Tensor:
-    words = words ^ (words >> 16)
-    words = (words * MIX_FIRST) & _WORD
-    words = words ^ (words >> 15)
-    words = (words * MIX_SECOND) & _WORD
-    return words ^ (words >> 16)
+    """Return the hash of words, int32, in their place."""
+    for bits, factor in ((16, MIX_FIRST), (15, MIX_SECOND)):
+        words ^= (words >> bits).bitwise_and_((1 << (32 - bits)) - 1)
+        words *= factor - ((factor >> 31) << 32)
+    words ^= (words >> 16).bitwise_and_(2**16 - 1)
+    return words

@@ -25,21 +25,33 @@ class Execution(NamedTuple):
     recompute: bool | None
 
 
-def run(
-    plan: list[Tensor],
+class Prepared(NamedTuple):
+    """The arguments of `ops.run_plan` but for the plan, in the dtype that is computed in."""
+
+    leaves: Tensor
+    extra: Tensor
+    tensors: list[Tensor]
+    seed: Tensor
+    settings: Settings
+
+
+def prepare(
     leaves: Tensor,
     extra: Tensor | None,
     weights: MergeWeights,
     execution: Execution,
-) -> Tensor:
-    """Run a plan on states and return the states of its results, [P, R, E].
+    num_merges: int,
+    seed: Tensor | None = None,
+) -> Prepared:
+    """Choose how to run a plan.
 
     Args:
-        plan: of `ops.tree_plan` and its like.
         leaves: the first inputs, [P, N - K, E]; P is 1 without a population.
         extra: the last K inputs, [P, K, E], or None.
         weights: with or without a population.
-        execution: how.
+        execution: what the caller wishes.
+        num_merges: M, of each member and in one pass.
+        seed: of `dropout.new_seed`; None draws one where there is dropout.
     """
     dtype = leaves.dtype
     if torch.is_autocast_enabled(leaves.device.type) and dtype != torch.float64:
@@ -50,20 +62,41 @@ def run(
     if extra is None:
         extra = leaves.new_empty(len(leaves), 0, leaves.shape[2])
     operands = choose_operands(execution.precision, dtype)
-    num_rows = len(leaves) * plan[0].shape[0]
+    num_rows = len(leaves) * num_merges
     backend = choose_backend(execution.backend, operator, leaves, operands, num_rows)
     settings = Settings(operator, execution.dropout, operands, keeps_hidden=True, backend=backend)
     keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, *tensors))
     if keeps:
         num_kept = num_rows * torch_path.kept_size(settings, leaves.shape[2])
         keeps = keeps_hidden(execution.recompute, num_kept, compute_dtype(dtype))
-    if execution.dropout:
-        seed = new_seed(leaves.device)
-    else:
+    if not execution.dropout:
         seed = torch.empty(0, dtype=torch.int64, device=leaves.device)
-    return run_plan(
-        leaves, extra.to(dtype), tensors, seed, plan, settings._replace(keeps_hidden=keeps)
-    )
+    elif seed is None:
+        seed = new_seed(leaves.device)
+    settings = settings._replace(keeps_hidden=keeps)
+    return Prepared(leaves, extra.to(dtype), tensors, seed, settings)
+
+
+def run(
+    plan: list[Tensor],
+    leaves: Tensor,
+    extra: Tensor | None,
+    weights: MergeWeights,
+    execution: Execution,
+    seed: Tensor | None = None,
+) -> Tensor:
+    """Run a plan on states and return the states of its results, [P, R, E].
+
+    Args:
+        plan: of `ops.tree_plan` and its like.
+        leaves: as in `prepare`, and so on.
+        extra: the same.
+        weights: the same.
+        execution: the same.
+        seed: the same.
+    """
+    made = prepare(leaves, extra, weights, execution, plan[0].shape[0], seed)
+    return run_plan(made.leaves, made.extra, made.tensors, made.seed, plan, made.settings)
 
 
 def padding(weights: MergeWeights, leaves: Tensor) -> Tensor:

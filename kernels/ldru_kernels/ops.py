@@ -11,13 +11,12 @@ import itertools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ldru_kernels import torch_path
-from ldru_kernels.checks import check_lengths
+from ldru_kernels.checks import check_lengths, check_symbols
 from ldru_kernels.folding import (
     compute_dtype,
     fold,
@@ -26,8 +25,9 @@ from ldru_kernels.folding import (
     num_folded,
     unfold,
 )
+from ldru_kernels.levels import needs_padding
 from ldru_kernels.plan import NUM_ON_DEVICE, Plan, largest_sizes, make_plan, pad, plan_for
-from ldru_kernels.schedule import build_scan, build_schedule, needs_padding
+from ldru_kernels.schedule import build_scan, build_schedule
 from ldru_kernels.torch_path import Settings
 
 # the results, and for the backward pass the states of all nodes, what `folding.fold` returned and
@@ -57,7 +57,7 @@ def run_plan(
     return results
 
 
-def _forward(
+def forward_pass(
     leaves: Tensor,
     extra: Tensor,
     weights: list[Tensor],
@@ -65,6 +65,7 @@ def _forward(
     plan: list[Tensor],
     settings: Settings,
 ) -> Forward:
+    """Run a plan without autograd; see `Forward`, and `merge_nodes` for the arguments."""
     made = Plan(*plan)
     population, num_leaves, width = leaves.shape
     num_nodes = num_leaves + extra.shape[1] + len(made.children)
@@ -78,7 +79,7 @@ def _forward(
     return states.index_select(1, made.results), states, outer, kept
 
 
-def _backward(
+def backward_pass(
     d_results: Tensor,
     states: Tensor,
     outer: list[Tensor],
@@ -88,6 +89,7 @@ def _backward(
     plan: list[Tensor],
     settings: Settings,
 ) -> Gradients:
+    """Run the backward pass of what `forward_pass` returned; see `Gradients`."""
     with _without_autocast(states.device):
         by_name = folded(weights, outer, settings.operator, states.dtype)
         d_inputs, d_folded = _path(settings.backend).backward(
@@ -133,7 +135,9 @@ class _MergeNodes(torch.autograd.Function):
         settings: Settings,
         *weights: Tensor,
     ) -> Tensor:
-        results, states, outer, kept = _forward(leaves, extra, list(weights), seed, plan, settings)
+        results, states, outer, kept = forward_pass(
+            leaves, extra, list(weights), seed, plan, settings
+        )
         _Saved(states, seed, list(weights), plan, outer, kept).save(ctx)
         ctx.num_leaves, ctx.settings = leaves.shape[1], settings
         return results
@@ -142,7 +146,7 @@ class _MergeNodes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_results: Tensor) -> tuple[Any, ...]:
         saved, settings = _Saved.of(ctx), ctx.settings
-        d_inputs, d_folded, d_outer = _backward(
+        d_inputs, d_folded, d_outer = backward_pass(
             d_results,
             saved.states,
             saved.outer,
@@ -188,7 +192,7 @@ def merge_nodes(
         See `Forward`.
     """
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    return _forward(leaves, extra, weights, seed, plan, settings)
+    return forward_pass(leaves, extra, weights, seed, plan, settings)
 
 
 @merge_nodes.register_fake
@@ -236,7 +240,7 @@ def merge_nodes_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return `Gradients`."""
     settings = Settings(operator, dropout, operands, keeps_hidden, backend)
-    return _backward(d_results, states, outer, kept, weights, seed, plan, settings)
+    return backward_pass(d_results, states, outer, kept, weights, seed, plan, settings)
 
 
 @merge_nodes_backward.register_fake
@@ -368,15 +372,12 @@ def _tokens(
 ) -> Plan:
     batch, num_tokens = tokens.shape
     counted = check_lengths(lengths, batch, num_tokens)
-    symbols = tokens.cpu().numpy()
+    on_host = tokens.cpu()
+    symbols = on_host.numpy()
     # most often no symbol is out of range, wherever it stands
     if symbols.min() < 0 or symbols.max() >= num_symbols:
-        read = symbols[np.arange(num_tokens) < np.array(counted)[:, None]]
-        if read.min() < 0 or read.max() >= num_symbols:
-            raise ValueError(
-                f"tokens: from {read.min()} to {read.max()}; "
-                f"the table has rows 0 to {num_symbols - 1}."
-            )
+        is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
+        check_symbols(on_host[is_read], num_symbols)
     with torch.inference_mode(mode=False):
         schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
         num_extra = int(needs_padding(lone_node))

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldru_kernels.schedule import Nodes, Schedule
+from ldru_kernels.levels import Nodes
+from ldru_kernels.schedule import Schedule
 
 # levels of more merges fill a GPU by themselves;
 _MOST_FUSED = 2**13

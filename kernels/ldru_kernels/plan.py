@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldru_kernels.levels import Nodes
 from ldru_kernels.phases import Phase, find_phases
-from ldru_kernels.schedule import Nodes, Schedule
+from ldru_kernels.schedule import Schedule
 
 # a scan has at most 2 log2 T + 2, and T is below 2^31
 _MOST_LEVELS = 64
@@ -55,6 +56,8 @@ class Plan(NamedTuple):
     ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are
     the edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``,
     int32 [N + M + 1]. ``bounds`` int32 are merges that part phases into groups; see `Phase`.
+    ``numbers`` int32 [M] are what dropout knows the merges by, words of 32 bits, in plans that are
+    parts of others; it is empty where merge k is number k.
 
     Three tensors stay on the CPU, because they steer the host. ``num_extra`` int64 []: how many of
     the inputs, the last K, are no leaves. ``phases`` int64 [., 4]: see `Phase`; a level in none of
@@ -69,6 +72,7 @@ class Plan(NamedTuple):
     readers: Tensor
     reader_starts: Tensor
     bounds: Tensor
+    numbers: Tensor
     num_extra: Tensor
     phases: Tensor
     stages: Tensor
@@ -100,6 +104,10 @@ class Plan(NamedTuple):
         """Return the phases, without those that `pad` added."""
         return [Phase(*row) for row in self.phases.tolist() if row[1]]
 
+    def numbered(self, numbers: Nodes) -> Plan:
+        """Return the plan as a part of another, whose merges have these numbers, int64 [M]."""
+        return self._replace(numbers=_int32(numbers).to(self.children.device))
+
     def to(self, device: torch.device) -> Plan:
         """Return the plan on ``device``, but for what steers the host."""
         moved = [tensor.to(device) for tensor in self[:NUM_ON_DEVICE]]
@@ -107,7 +115,7 @@ class Plan(NamedTuple):
 
 
 # the first fields stand on the device of the states
-NUM_ON_DEVICE = 5
+NUM_ON_DEVICE = 6
 
 
 def plan_for(
@@ -115,16 +123,16 @@ def plan_for(
     lengths: Sequence[int],
     num_tokens: int,
     device: torch.device,
-    **options: str | bool,
+    **options: Any,
 ) -> Plan:
     """Return the plan of a batch, with its tensors on ``device``.
 
     Args:
-        build: `build_schedule` or `build_scan`; a function that is defined once, for the cache.
+        build: `build_schedule` or its like; a function that is defined once, for the cache.
         lengths: [B], each in 1..num_tokens.
         num_tokens: T, the leaves that a sequence has room for.
         device: of the leaves.
-        options: further arguments of ``build``.
+        options: further arguments of ``build``, which can be hashed.
     """
     counted = tuple(lengths)
     key = (build, counted, num_tokens, str(device), tuple(options.items()))
@@ -210,6 +218,7 @@ def make_plan(
         _int32(readers),
         _int32(starts),
         _int32(bounds),
+        torch.empty(0, dtype=torch.int32),
         torch.from_numpy(np.array(num_extra)),
         torch.from_numpy(np.array(phases, np.int64).reshape(-1, 4)),
         torch.from_numpy(stages),
@@ -232,6 +241,7 @@ def largest_sizes(
         "readers": (num_results + 2 * num_merges,),
         "reader_starts": (num_inputs + num_merges + 1,),
         "bounds": (num_merges + _MOST_LEVELS * (batch + 1),),
+        "numbers": (0,),
         "num_extra": (),
         "phases": (_MOST_LEVELS, 4),
         "stages": (3 + _MOST_LEVELS, 4),

@@ -114,7 +114,7 @@ def forward(
             made = states.narrow(1, num_inputs + block.first, block.size)
             parents(settings.operator, rows, weights, products, made)
             if settings.dropout:
-                made *= _mask(seed, [block], states, settings.dropout)
+                made *= _mask(seed, plan, [block], states, settings.dropout)
     return list(hidden.values()) if settings.keeps_hidden else []
 
 
@@ -166,7 +166,7 @@ def backward(
                     parents(settings.operator, rows, weights, products, None)
             prepare_backward(settings.operator, waiting)
             if settings.dropout:
-                waiting["mask"] = _mask(seed, window, states, settings.dropout)
+                waiting["mask"] = _mask(seed, plan, window, states, settings.dropout)
             rows_of = list(_split(waiting, window))
             for block, rows in zip(reversed(window), reversed(rows_of), strict=True):
                 if block.last == block.level.first_merge + block.level.size:
@@ -301,12 +301,16 @@ def _pairs(states: Tensor, plan: Plan, blocks: list[Block]) -> Tensor:
     return children.reshape(population, num_merges, 2 * width).to(compute_dtype(states.dtype))
 
 
-def _mask(seed: Tensor, blocks: list[Block], states: Tensor, dropout: float) -> Tensor:
+def _mask(seed: Tensor, plan: Plan, blocks: list[Block], states: Tensor, dropout: float) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for every feature of the blocks' parents, [P, n, E]."""
     population, _, width = states.shape
-    merges = torch.arange(blocks[0].first, blocks[-1].last, device=states.device)
-    kept = drop.is_kept(seed, population, merges, width, dropout)
-    return kept.to(compute_dtype(states.dtype)) / (1 - dropout)
+    first, last = blocks[0].first, blocks[-1].last
+    if len(plan.numbers):
+        merges = plan.numbers[first:last]
+    else:
+        merges = torch.arange(first, last, dtype=torch.int32, device=states.device)
+    dtype = compute_dtype(states.dtype)
+    return drop.mask(seed, population, merges, width, dropout, dtype)
 
 
 @contextmanager

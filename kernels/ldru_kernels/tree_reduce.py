@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ldru_kernels.checks import check_identity, check_inputs
+from ldru_kernels.checks import (
+    check_identity,
+    check_inputs,
+    check_lengths,
+    check_symbols,
+    check_tokens,
+)
+from ldru_kernels.chunks import (
+    GivenLeaves,
+    Stretch,
+    chunk_height,
+    reduce_in_chunks,
+    token_leaves,
+    whole,
+)
+from ldru_kernels.dropout import leaf_numbers, mask, new_seed
 from ldru_kernels.frontend import Execution, padding, run
+from ldru_kernels.levels import needs_padding
 from ldru_kernels.ops import tokens_plan, tree_plan
-from ldru_kernels.schedule import needs_padding
-from ldru_kernels.weights import MergeWeights, check_weights
+from ldru_kernels.weights import MergeWeights
 
 
 def tree_reduce(
@@ -22,6 +40,7 @@ def tree_reduce(
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Combine every sequence to one state by a balanced tree of merges.
 
@@ -47,6 +66,10 @@ def tree_reduce(
         recompute: whether the backward pass computes hidden layers again instead of keeping
             them: memory of a few states per token instead of about sixteen, at 4/3 of the products.
             None keeps them up to 1 GiB.
+        chunk: tokens, a power of two, of the chunks whose roots alone are kept when sequences are
+            longer; what is below is computed again in the backward pass, group by group, so that
+            memory hardly grows with T. Brackets and masks stay the same. None: `chunks.CHUNK` where
+            that was measured to pay and ``recompute`` is not False. Not in a compiled graph.
 
     Returns:
         Root states, [B, E] or [P, B, E], in the dtype of ``leaves`` (under autocast, its dtype).
@@ -61,10 +84,8 @@ def tree_reduce(
     check_inputs(leaves, weights, dropout)
     check_identity(weights, lone_node)
     trees = leaves if leaves.dim() == 4 else leaves[None]
-    plan = tree_plan(lengths, trees, lone_node)
-    states = trees.flatten(1, 2)
-    extra = padding(weights, states) if needs_padding(lone_node) else None
-    roots = run(plan, states, extra, weights, Execution(dropout, precision, backend, recompute))
+    how = _How(lone_node, lengths, chunk, Execution(dropout, precision, backend, recompute))
+    roots = _reduce(trees, weights, how)
     return roots if leaves.dim() == 4 else roots[0]
 
 
@@ -75,15 +96,17 @@ def tree_reduce_tokens(
     *,
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
+    dropout: float = 0.0,
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Combine every sequence to one state where a leaf depends on its token alone.
 
     The same as ``tree_reduce(table[tokens], ...)`` to rounding, but equal subtrees of a batch are
-    merged once and collect the gradients of all their places. There is no dropout: it would have
-    to fall on all places of a subtree alike.
+    merged once and collect the gradients of all their places. With dropout no two places are equal,
+    and every leaf is a state of its own.
 
     Args:
         table: leaf state of every token, [V, E], floating point; of a population, [P, V, E].
@@ -92,9 +115,12 @@ def tree_reduce_tokens(
         weights: of the same E, dtype and device; for a population, [P, ...] each.
         lengths: as in `tree_reduce`.
         lone_node: as in `tree_reduce`.
+        dropout: as in `tree_reduce`, of leaves too.
         precision: as in `tree_reduce`.
         backend: as in `tree_reduce`.
         recompute: as in `tree_reduce`.
+        chunk: as in `tree_reduce`; leaf states are made chunk by chunk too, and equal subtrees are
+            found among the chunks of a group.
 
     Returns:
         Root states, [B, E] or [P, B, E], in the dtype of ``table`` (under autocast, its dtype).
@@ -102,17 +128,86 @@ def tree_reduce_tokens(
     Raises:
         ValueError: as `tree_reduce` does, and for a token that the table has no row for.
     """
-    if table.dim() not in (2, 3) or not table.is_floating_point() or 0 in table.shape:
-        raise ValueError(
-            f"table: shape {list(table.shape)}, {table.dtype}; need floating point [V, E], "
-            "or [P, V, E] for a population."
-        )
-    if tokens.dim() != 2 or tokens.dtype != torch.int64 or 0 in tokens.shape:
-        raise ValueError(f"tokens: shape {list(tokens.shape)}, {tokens.dtype}; need int64 [B, T].")
-    check_weights(weights, table, population=table.shape[0] if table.dim() == 3 else None)
+    check_tokens(table, tokens, weights, dropout)
     check_identity(weights, lone_node)
-    states = table if table.dim() == 3 else table[None]
-    plan = tokens_plan(lengths, tokens, states.shape[1], lone_node, table.device)
-    extra = padding(weights, states) if needs_padding(lone_node) else None
-    roots = run(plan, states, extra, weights, Execution(0.0, precision, backend, recompute))
+    how = _How(lone_node, lengths, chunk, Execution(dropout, precision, backend, recompute))
+    roots = _reduce_tokens(table if table.dim() == 3 else table[None], tokens, weights, how)
     return roots if table.dim() == 3 else roots[0]
+
+
+class _How(NamedTuple):
+    """The arguments that both ops share."""
+
+    lone_node: str
+    lengths: Tensor | None
+    chunk: int | None
+    execution: Execution
+
+    def height(self, batch: int, num_tokens: int, device: torch.device) -> int | None:
+        keeps = self.execution.recompute is False
+        return chunk_height(self.chunk, batch, num_tokens, device, keeps=keeps)
+
+    def stretch(self, batch: int, num_tokens: int, height: int) -> Stretch:
+        counted = check_lengths(self.lengths, batch, num_tokens)
+        drops = self.execution.dropout > 0
+        return whole(counted, num_tokens, self.lone_node, height, drops=drops)
+
+
+def _reduce(trees: Tensor, weights: MergeWeights, how: _How) -> Tensor:
+    """Return the roots of leaves [P, B, T, E]."""
+    population, batch, num_tokens, _ = trees.shape
+    height = how.height(population * batch, num_tokens, trees.device)
+    if height is None:
+        return _reduce_at_once(trees, weights, how)
+    states = trees.flatten(1, 2)
+    extra = padding(weights, states) if needs_padding(how.lone_node) else None
+    leaves = GivenLeaves(how.stretch(batch, num_tokens, height))
+    return reduce_in_chunks(leaves, states, extra, weights, how.execution)
+
+
+def _reduce_at_once(
+    trees: Tensor, weights: MergeWeights, how: _How, seed: Tensor | None = None
+) -> Tensor:
+    states = trees.flatten(1, 2)
+    extra = padding(weights, states) if needs_padding(how.lone_node) else None
+    plan = tree_plan(how.lengths, trees, how.lone_node)
+    return run(plan, states, extra, weights, how.execution, seed)
+
+
+def _reduce_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, how: _How) -> Tensor:
+    """Return the roots of tokens [B, T] with a table [P, V, E]."""
+    batch, num_tokens = tokens.shape
+    population, num_symbols, _ = table.shape
+    dropout = how.execution.dropout
+    height = how.height(population * batch, num_tokens, table.device)
+    if height is None and dropout:
+        seed = new_seed(table.device)
+        trees = _dropped_leaves(table, tokens, how.lengths, dropout, seed)
+        return _reduce_at_once(trees, weights, how, seed)
+    extra = padding(weights, table) if needs_padding(how.lone_node) else None
+    if height is None:
+        plan = tokens_plan(how.lengths, tokens, num_symbols, how.lone_node, table.device)
+        return run(plan, table, extra, weights, how.execution)
+    stretch = how.stretch(batch, num_tokens, height)
+    leaves = token_leaves(stretch, tokens, num_symbols, dropout)
+    return reduce_in_chunks(leaves, table, extra, weights, how.execution)
+
+
+def _dropped_leaves(
+    table: Tensor, tokens: Tensor, lengths: Tensor | None, dropout: float, seed: Tensor
+) -> Tensor:
+    """Return a leaf state for every place, [P, B, T, E], with masks of their own."""
+    batch, num_tokens = tokens.shape
+    device, num_symbols = table.device, table.shape[1]
+    if lengths is None:
+        lengths = torch.full((batch,), num_tokens)
+    lengths = lengths.to(device)
+    places = torch.arange(num_tokens, device=device)
+    is_real = places < lengths[:, None]
+    symbols = tokens.to(device).masked_fill(~is_real, 0)
+    check_symbols(symbols, num_symbols)
+    numbers = leaf_numbers((lengths.cumsum(0) - lengths)[:, None] + places).flatten()
+    kept = mask(seed, len(table), numbers, table.shape[2], dropout, table.dtype)
+    found = [F.embedding(symbols, of_member) for of_member in table]
+    leaves = found[0][None] if len(found) == 1 else torch.stack(found)
+    return leaves * kept.view(leaves.shape)

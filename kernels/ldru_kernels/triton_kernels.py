@@ -51,10 +51,25 @@ def _mix(word):
 
 
 @triton.jit
-def _mask_of_dropout(seed, member, merges, threshold, keep, WIDE: tl.constexpr):
-    """Return 0 or 1 / keep for every feature of the parents; `dropout.is_kept`."""
+def _mask_of_dropout(
+    seed,
+    numbers,
+    member,
+    merges,
+    mask,
+    threshold,
+    keep,
+    WIDE: tl.constexpr,
+    NUMBERED: tl.constexpr,
+):
+    """Return 0 or 1 / keep for every feature of the parents; `dropout.is_kept`.
+
+    NUMBERED: the merges' numbers are to be looked up.
+    """
     first = tl.load(seed).to(tl.uint32)
     second = tl.load(seed + 1).to(tl.uint32)
+    if NUMBERED:
+        merges = tl.load(numbers + merges, mask=mask, other=0)
     rows = _mix((merges.to(tl.uint32) + member.to(tl.uint32) * 0x632BE59B) ^ first)
     features = tl.arange(0, WIDE).to(tl.uint32) * 0x9E3779B9
     words = _mix((rows[:, None] + features[None, :]) ^ second)
@@ -266,6 +281,7 @@ def forward_kernel(
     seed,
     children,
     bounds,
+    numbers,
     num_inputs,
     num_nodes,
     num_weights,
@@ -284,6 +300,7 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     GROUPED: tl.constexpr,
     DROPS: tl.constexpr,
+    NUMBERED: tl.constexpr,
 ):
     """Fill in the states of parents, of several levels or of one.
 
@@ -307,7 +324,9 @@ def forward_kernel(
                 l, r, p, states, mask, E, WIDE, ROWS, BLOCK, PRECISION, False
             )
             if DROPS:
-                state *= _mask_of_dropout(seed, member, merges, threshold, keep, WIDE)
+                state *= _mask_of_dropout(
+                    seed, numbers, member, merges, mask, threshold, keep, WIDE, NUMBERED
+                )
             where = states + (num_inputs + merges).to(tl.int64)[:, None] * E + features[None, :]
             inside = mask[:, None] & (features < E)[None, :]
             tl.store(where, _cast(state, states.dtype.element_ty), mask=inside)
@@ -445,6 +464,7 @@ def backward_kernel(
     readers,
     reader_starts,
     bounds,
+    numbers,
     num_inputs,
     num_nodes,
     num_weights,
@@ -467,6 +487,7 @@ def backward_kernel(
     PRECISION: tl.constexpr,
     GROUPED: tl.constexpr,
     DROPS: tl.constexpr,
+    NUMBERED: tl.constexpr,
 ):
     """Write both edges of every merge, and its row of the tape; programs as in `forward_kernel`.
 
@@ -489,7 +510,9 @@ def backward_kernel(
             l, r = _children(states, children, merges.to(tl.int64), mask, E, WIDE)
             d = _gradient(edges, readers, reader_starts, num_inputs + merges, mask, E, WIDE)
             if DROPS:
-                d *= _mask_of_dropout(seed, member, merges, threshold, keep, WIDE)
+                d *= _mask_of_dropout(
+                    seed, numbers, member, merges, mask, threshold, keep, WIDE, NUMBERED
+                )
             rows_of_tape = tape + (merges - tape_first).to(tl.int64) * UNITS * E
             d_left, d_right = _merge_backward(
                 d, l, r, p, rows_of_tape, mask, E, WIDE, ROWS, BLOCK, PRECISION

@@ -63,11 +63,12 @@ def forward(
             seed,
             plan.children,
             plan.bounds,
+            plan.numbers,
             plan.num_inputs,
             num_nodes,
             packed.shape[1],
             **launch.arguments(),
-            **_constants(width, settings, launch.tile),
+            **_constants(width, plan, settings, launch.tile),
         )
     return []
 
@@ -108,6 +109,7 @@ def backward(
                 plan.readers,
                 plan.reader_starts,
                 plan.bounds,
+                plan.numbers,
                 plan.num_inputs,
                 num_nodes,
                 operands.shape[1],
@@ -116,7 +118,7 @@ def backward(
                 batch[-1].first,
                 tape_rows,
                 **launch.arguments(),
-                **_constants(width, settings, launch.tile),
+                **_constants(width, plan, settings, launch.tile),
             )
         weights.add(batch[0].last - batch[-1].first)
     return Reader(edges, plan).read_inputs().to(states.dtype), weights.total()
@@ -209,7 +211,7 @@ def _tiles(width: int, device: str) -> Tensor:
         return torch.tensor(tiles, device=device)
 
 
-def _constants(width: int, settings: Settings, tile: Tile) -> dict[str, Any]:
+def _constants(width: int, plan: Plan, settings: Settings, tile: Tile) -> dict[str, Any]:
     """Return the arguments that `forward_kernel` and `backward_kernel` share."""
     return {
         "threshold": drop.threshold(settings.dropout),
@@ -220,6 +222,7 @@ def _constants(width: int, settings: Settings, tile: Tile) -> dict[str, Any]:
         "BLOCK": tile.block,
         "PRECISION": _precision(settings),
         "DROPS": settings.dropout > 0,
+        "NUMBERED": len(plan.numbers) > 0,
         "num_warps": tile.warps,
         "num_stages": 1,
     }

@@ -22,7 +22,7 @@ from ldru_kernels.launches import tiles_for
 
 POINTERS = {
     "edges": "*fp32", "partial": "*fp32", "seed": "*i64", "tiles": "*i64", "children": "*i32",
-    "readers": "*i32", "reader_starts": "*i32", "bounds": "*i32",
+    "readers": "*i32", "reader_starts": "*i32", "bounds": "*i32", "numbers": "*i32",
 }
 SCALARS = {"threshold": "i64", "keep": "fp32"}
 
@@ -44,7 +44,8 @@ for width, operands, element in json.loads(sys.argv[1]):
     wide = triton.next_power_of_2(width)
     tiles = tiles_for(wide, operands)
     precision = "tf32" if operands == "tf32" else "ieee"
-    constants = {"E": width, "WIDE": wide, "PRECISION": precision, "GROUPED": True, "DROPS": True}
+    constants = {"E": width, "WIDE": wide, "PRECISION": precision, "GROUPED": True}
+    constants |= {"DROPS": True, "NUMBERED": True}
     for kernel, tile in (
         (kernels.forward_kernel, tiles.forward[-1]), (kernels.backward_kernel, tiles.backward[-1])
     ):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ldru_kernels.schedule import LONE_NODE_RULES, build_scan, build_schedule, fold
+from ldru_kernels.levels import LONE_NODE_RULES
+from ldru_kernels.schedule import build_scan, build_schedule, fold
 
 TEXT = (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
 PREFIXES = re.findall(r"^\| (\d) \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)

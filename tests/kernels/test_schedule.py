@@ -10,15 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldru_kernels import phases
+from ldru_kernels.levels import LONE_NODE_RULES, needs_padding
 from ldru_kernels.plan import ANY, largest_sizes, make_plan, pad, plan_for
-from ldru_kernels.schedule import (
-    LONE_NODE_RULES,
-    Schedule,
-    build_scan,
-    build_schedule,
-    fold,
-    needs_padding,
-)
+from ldru_kernels.schedule import Schedule, build_scan, build_schedule, fold
 
 # leaves are 1, 2, ..., zero is 0, the learned element is e
 _FOUR, _EIGHT = "((12)(34))", "(((12)(34))((56)(78)))"

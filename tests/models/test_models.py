@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from tests.models.small import build, strings
 from torch.nn import functional as F
 
+from ldru_kernels import norms
 from ldru_study.models.layers import ShortConvolution
 from ldru_study.models.positions import distance_bias, rotate, sinusoids
-from ldru_study.models.registry import associativity_defect, num_parameters
+from ldru_study.models.registry import (
+    associativity_defect,
+    begin_stream,
+    can_stream,
+    num_parameters,
+)
+from ldru_study.spec.model import LoneNode
 
 TRANSFORMER = {"kind": "transformer", "width": 8, "layers": 2, "heads": 2}
 
@@ -382,3 +391,74 @@ def test_a_short_convolution_sees_the_last_tokens():
             if t - 3 + tap >= 0:
                 total = total + filters.weight[tap] * x[:, t - 3 + tap]
         torch.testing.assert_close(found[:, t], F.silu(total))
+
+
+# long strings
+
+
+@pytest.mark.parametrize("kind", ["gru", "ldru", "lstm", "rnn"])
+def test_a_stream_gives_the_logits_of_the_whole(kind):
+    model = build({"kind": kind, "width": 8})
+    tokens, lengths = strings(2500, 1024, 1, 2048)
+    stream = begin_stream(model, lengths)
+    for piece in tokens.split(1024, dim=1):
+        stream.push(piece)
+    wanted = model(tokens, lengths)
+    torch.testing.assert_close(stream.logits(), wanted.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_cannot_stream_says_so():
+    model = build(TRANSFORMER)
+    assert not can_stream(model)
+    with pytest.raises(TypeError, match="a Transformer reads whole strings only"):
+        begin_stream(model, torch.tensor([3]))
+
+
+def test_the_associativity_penalty_teaches():
+    model = build({"kind": "ldru", "operator": "mlp", "width": 8})
+    batch = strings(30, 3, 1)
+    penalty = model.associativity_penalty(*batch)
+    penalty.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith("classifier"), name
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.associativity_penalty(*batch).backward()
+        optimizer.step()
+    assert model.associativity_penalty(*batch) < 0.3 * penalty
+    assert model.associativity_penalty(*strings(2, 1)) == 0
+
+
+def test_the_penalty_of_leaves_is_the_defect():
+    model = build({"kind": "ldru", "operator": "grc", "width": 8})
+    # three tokens have one triple, of leaves
+    batch = strings(3)
+    penalty = model.associativity_penalty(*batch).detach()
+    assert float(penalty) == pytest.approx(associativity_defect(model, *batch), rel=1e-5)
+
+
+@pytest.mark.parametrize("lone_node", get_args(LoneNode))
+def test_norms_of_levels(lone_node, monkeypatch):
+    model = build({"kind": "ldru", "lone_node": lone_node, "width": 8})
+    tokens, lengths = strings(8)
+    found = model.level_norms(tokens, lengths, torch.tensor([1]))
+    assert found.states.shape == found.gradients.shape == (4,)
+    # the root, by hand
+    root = model._roots(tokens, lengths).detach().requires_grad_()
+    F.cross_entropy(model.classifier(root), torch.tensor([1])).backward()
+    torch.testing.assert_close(found.states[-1], root.detach().norm())
+    torch.testing.assert_close(found.gradients[-1], root.grad.norm())
+    leaves = model._leaf_of_symbol()[tokens[0]]
+    torch.testing.assert_close(found.states[0], leaves.norm(dim=1).square().mean().sqrt().detach())
+    # equal strings have equal norms, and what is beyond a length does not matter
+    tokens, lengths = F.pad(tokens, (0, 3)).expand(5, -1), lengths.expand(5)
+    again = model.level_norms(tokens, lengths, torch.ones(5, dtype=torch.int64))
+    torch.testing.assert_close(again, found)
+    # a long string, all of whose chunks are looked at
+    tokens, lengths = strings(64)
+    whole = model.level_norms(tokens, lengths, torch.tensor([2]))
+    monkeypatch.setattr(norms, "_MOST_TOKENS", 63)
+    monkeypatch.setattr(norms, "_HEIGHT", 3)
+    parts = model.level_norms(tokens, lengths, torch.tensor([2]))
+    torch.testing.assert_close(parts, whole)

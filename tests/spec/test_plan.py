@@ -141,6 +141,16 @@ def test_defaults_are_pinned():
         "warmup": 0.2,
         "schedule": "constant",
         "clip_norm": 1.0,
+        "curriculum": None,
+        "associativity_penalty": 0.0,
+        "engine": {
+            "kind": "plain",
+            "precision": "fp32",
+            "activation_checkpointing": False,
+            "gradient_accumulation": 1,
+        },
+        "sequence_parallel": 1,
+        "data_parallel": 1,
     }
     models = {
         "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},

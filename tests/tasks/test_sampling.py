@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from ldru_study.tasks import sampling
 from ldru_study.tasks.automaton import Automaton
 from ldru_study.tasks.registry import find_task, task_names
 from ldru_study.tasks.sampling import BalancedSampler
@@ -130,6 +131,33 @@ def test_what_was_asked_before_changes_nothing():
     one, other = (s.sample(lengths, np.random.default_rng(2)) for s in (fresh, used))
     assert (one[0] == other[0]).all()
     assert (one[1] == other[1]).all()
+
+
+@pytest.mark.parametrize("name", ["cycle_navigation", "tomita_7", "d_12", "prefix_2_4"])
+@pytest.mark.parametrize("num_strings", [1, 3, 200])
+def test_pieces_are_the_same_strings_bit_for_bit(name, num_strings):
+    length = sampler_of(name).nearest_covered(300)
+    whole, labels = sampler_of(name).sample(np.full(num_strings, length), np.random.default_rng(4))
+    for size in (length + 1, 64, 7):
+        same, pieces = sampler_of(name).stream(length, num_strings, np.random.default_rng(4), size)
+        found = list(pieces)
+        assert (same == labels).all()
+        assert [piece.shape[1] for piece in found[:-1]] == [size] * (length // size)
+        assert (np.concatenate(found, axis=1) == whole).all()
+
+
+def test_counts_that_never_repeat_are_computed_again_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(sampling, "_MOST_ROWS", 100)
+    monkeypatch.setattr(sampling, "_BETWEEN_SAVED", 64)
+    sampler = sampler_of("tomita_7")
+    for num_strings in (2, 100):
+        lengths = np.full(num_strings, 1003)
+        whole, _ = sampler_of("tomita_7").sample(lengths, np.random.default_rng(4))
+        _, pieces = sampler.stream(1003, num_strings, np.random.default_rng(4), 90)
+        assert (np.concatenate(list(pieces), axis=1) == whole).all()
+    # neither here nor there are all rows
+    assert len(sampler._walk._cuts) == 100
+    assert len(sampler._walk._saved) == 16
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,6 +7,7 @@ import torch
 from tests.conftest import small_trial
 
 from ldru_study.spec.plan import Question
+from ldru_study.spec.trial import TrialConfig
 from ldru_study.training import batches, evaluate
 from ldru_study.training.failures import NoMemoryError
 from ldru_study.training.training import Training
@@ -17,6 +18,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def model():
     return Training(small_trial(), CPU).model
+
+
+def of_kind(kind, **more):
+    return TrialConfig.model_validate(
+        {"task": "parity_check", "model": {"kind": kind, "width": 8, **more}}
+    )
 
 
 def tight_memory(limit, seen):
@@ -74,6 +81,44 @@ def test_long_strings_come_in_blocks_and_all_are_counted(model, monkeypatch):
     answer = evaluate.evaluate(model, small_trial(), Question(100, 8, 0), CPU)
     assert seen == [3, 3, 2]
     assert 0 <= answer.num_correct <= 8
+
+
+@pytest.mark.parametrize("kind", ["ldru", "lstm", "rnn"])
+def test_very_long_strings_are_read_in_pieces_and_counted_the_same(kind, monkeypatch):
+    config = of_kind(kind)
+    model = Training(config, CPU).model
+    question, pieces = Question(5000, 3, 0), []
+    # a block of two strings and another one, of which the second is left out
+    monkeypatch.setattr(batches, "_BLOCK_TOKENS", 10_000)
+    whole = evaluate.evaluate(model, config, question, CPU)
+    monkeypatch.setattr(evaluate, "_LONGEST_AT_ONCE", 4999)
+    monkeypatch.setattr(evaluate, "_SMALLEST_PIECE", 1024)
+    monkeypatch.setattr(evaluate, "_PIECE_TOKENS", 2 * 1024)
+    monkeypatch.setattr(evaluate, "score", None)
+    read = evaluate.evaluate(model, config, question, CPU, lambda: pieces.append(1))
+    assert read.num_correct == whole.num_correct
+    assert read.loss == pytest.approx(whole.loss, rel=1e-4)
+    assert len(pieces) == 2 * 5
+
+
+def test_a_model_that_reads_whole_strings_gets_whole_strings(monkeypatch):
+    config = of_kind("transformer", heads=2, layers=1)
+    monkeypatch.setattr(evaluate, "_LONGEST_AT_ONCE", 10)
+    seen: list[int] = []
+    monkeypatch.setattr(evaluate, "score", tight_memory(10**6, seen))
+    evaluate.evaluate(Training(config, CPU).model, config, Question(20, 4, 0), CPU)
+    assert seen == [4]
+
+
+def test_a_piece_that_does_not_fit_is_an_error(model, monkeypatch):
+    class Full:
+        def push(self, tokens):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(evaluate, "_LONGEST_AT_ONCE", 10)
+    monkeypatch.setattr(evaluate, "begin_stream", lambda model, lengths: Full())
+    with pytest.raises(NoMemoryError, match="one string, in a batch of"):
+        evaluate.evaluate(model, small_trial(), Question(20, 4, 0), CPU)
 
 
 def test_the_answer_carries_chance_and_multiple(model):

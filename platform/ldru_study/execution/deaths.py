@@ -25,6 +25,7 @@ from ldru_study.training.failures import (
     PREEMPTED,
     STORE,
     WORKER_DIED,
+    WorkerLostError,
 )
 from ldru_study.training.work import Work
 
@@ -54,12 +55,13 @@ def newest_error(trial: Any) -> BaseException | None:
 
     `Trial.get_error` looks where Tune copies these files to, which is later, if ever.
     """
-    error: BaseException | None = None
     if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
         error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    elif trial.error_file and Path(trial.error_file).exists():
-        error = TuneError(Path(trial.error_file).read_text())
-    return error
+        return error if isinstance(error, BaseException) else None
+    if trial.error_file and Path(trial.error_file).exists():
+        text: BaseException = TuneError(Path(trial.error_file).read_text())
+        return text
+    return None
 
 
 def cause_of_death(error: BaseException | None) -> tuple[str, str]:
@@ -68,8 +70,11 @@ def cause_of_death(error: BaseException | None) -> tuple[str, str]:
     Args:
         error: what Ray says of it; None when it says nothing.
     """
-    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, StoreError):
-        return STORE, str(error.cause)
+    lost = getattr(error, "cause", error)
+    if isinstance(lost, StoreError):
+        return STORE, str(lost)
+    if isinstance(lost, WorkerLostError):
+        return lost.cause, lost.message
     is_gone = error is None or isinstance(error, ray.exceptions.RayError)
     if is_gone and not isinstance(error, ray.exceptions.RayTaskError):
         text = str(error)

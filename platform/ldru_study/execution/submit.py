@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ldru_study.results.facts import read_facts
@@ -17,6 +17,7 @@ from ldru_study.results.store import Store, new_attempt_id
 from ldru_study.spec.plan import CellPlan, PlannedTrial, StudyPlan, plan_study
 from ldru_study.spec.resolved import resolved
 from ldru_study.spec.study import StudySpec
+from ldru_study.training.prediction import Prediction, kept_predictions, shape_of
 from ldru_study.training.work import Work
 
 
@@ -29,6 +30,7 @@ class Submission:
     plan: StudyPlan
     submission_id: str
     revision: str
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     def remaining(self) -> StudyPlan:
         """Plan again with what the store holds by now."""
@@ -80,7 +82,8 @@ def prepare(
             "resolved.json": _json(resolved(spec, plan)),
         },
     )
-    return Submission(spec, store, plan, submission_id, record["revision"])
+    predictions = kept_predictions(store)
+    return Submission(spec, store, plan, submission_id, record["revision"], predictions)
 
 
 def _json(content: object) -> bytes:
@@ -105,8 +108,9 @@ def work_of(
         driver_pid=os.getpid(),
         driver_host=socket.gethostname(),
         revision=submission.revision,
-        cpus=file.resources.cpus,
-        gpus=file.resources.gpus,
+        cpus=file.resources.cpus * trial.config.train.workers,
+        gpus=file.resources.gpus * trial.config.train.workers,
         trial_timeout_s=file.trial_timeout_s,
         report_steps=report_steps,
+        prediction=submission.predictions.get(shape_of(trial.config)),
     )

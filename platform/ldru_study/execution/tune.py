@@ -41,6 +41,7 @@ from ldru_study.execution.deaths import (
     close_attempts,
     newest_error,
 )
+from ldru_study.execution.rank_group import bundles, rank_group
 from ldru_study.execution.scheduler import CellSchedulers
 from ldru_study.results.facts import read_facts
 from ldru_study.results.store import Store
@@ -86,7 +87,7 @@ class RunOptions:
     """How a run goes about it.
 
     Args:
-        resources: what one trial takes; fractions share a core or a GPU.
+        resources: what one worker of a trial takes; fractions share a core or a GPU.
         retries: further attempts after the process of a trial died.
         fail_fast: stop at the first trial that fails.
         address: ``auto`` for the cluster that this process is part of, None for this machine.
@@ -115,7 +116,8 @@ def run_trials(
         StoreError: what became of a trial cannot be written, or no temporary file.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _start_ray(options, listener)
+    cells = agenda.submission.spec.cells
+    _start_ray(options, listener, max(cell.config.train.workers for cell in cells))
     # a polite kill ends as Ctrl-C does; Ray's own handler would leave without a word
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     scratch = tempfile.mkdtemp(prefix="ldru-study-")
@@ -124,7 +126,7 @@ def run_trials(
     resources = options.resources
     try:
         tune.Tuner(
-            tune.with_resources(_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(_trial, lambda config: _places(config["workers"], resources)),
             tune_config=tune.TuneConfig(
                 search_alg=orders,
                 scheduler=CellSchedulers(relay.stops, brake),
@@ -172,7 +174,11 @@ def _tell_disk_from_bug(error: OSError | tune.TuneError, scratch: str) -> None:
     ) from error
 
 
-def _start_ray(options: RunOptions, listener: Listener) -> None:
+def _places(workers: int, resources: ResourcesConfig) -> Any:
+    return tune.PlacementGroupFactory(bundles(workers, resources.cpus, resources.gpus))
+
+
+def _start_ray(options: RunOptions, listener: Listener, workers: int) -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -183,10 +189,13 @@ def _start_ray(options: RunOptions, listener: Listener) -> None:
         ray.init(address=options.address, **quiet)
     here = ray.cluster_resources()
     for field, unit in (("cpus", "CPU"), ("gpus", "GPU")):
-        wanted, held = getattr(options.resources, field), here.get(unit, 0)
+        each, held = getattr(options.resources, field), here.get(unit, 0)
+        wanted = each * workers
         if wanted <= held:
             continue
         problem = f"resources.{field}: a trial wants {wanted:g}"
+        if workers > 1:
+            problem += f" ({workers} workers x {each:g})"
         if options.address is None:
             ray.shutdown()
             text = f"{problem}, this machine has {held:g}. Lower it, or run on a larger machine."
@@ -206,7 +215,11 @@ def _trial(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     work = Work.from_json(config["order"])
-    outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}))
+    size = work.config.train.workers
+    group = rank_group(
+        work, cpus=work.cpus / size, gpus=work.gpus / size, threads=config["threads"]
+    )
+    outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}), group)
     tune.report({"outcome": asdict(outcome)})
 
 
@@ -236,7 +249,8 @@ class _Orders(Searcher):  # type: ignore[misc]
             is_over = self.agenda.is_over or self.agenda.brake.mode
             return Searcher.FINISHED if is_over else None
         self.works[trial_id] = work
-        return {"order": work.to_json(), "threads": self.threads}
+        workers = work.config.train.workers
+        return {"order": work.to_json(), "threads": self.threads, "workers": workers}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Learn nothing here: the agenda hears of every end from the relay."""
@@ -293,6 +307,8 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             progress = Progress(**result["progress"])
             self.attempts[trial.trial_id] = progress.attempt_id
             self.listener.progressed(work, progress)
+            if progress.note:
+                self.listener.said(f"{work.cell} seed {work.config.seed}: {progress.note}")
         if "outcome" in result:
             with self.brake.on_store_error():
                 self._end(trial, Outcome(**result["outcome"]))
@@ -317,7 +333,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again")
         if cause == OUT_OF_MEMORY:
             # the machine as a whole ran out, which the attempt itself could not see
-            size = work.micro_batch_size or work.config.train.batch_size
+            size = work.micro_batch_size or work.config.train.strings_at_once
             work = replace(work, micro_batch_size=max(1, size // 2))
             self.orders.works[trial.trial_id] = self.open[trial.trial_id] = work
             trial.config["order"] = work.to_json()

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup, get_rank, get_world_size
 from torch.nn import functional as F
 
 from ldru_kernels import (
     OPERATORS,
     FeedForward,
+    LevelNorms,
     MergeWeights,
     Norm,
+    StreamingReduction,
     feed_forward,
+    level_norms,
     parent_states,
     shapes,
-    tree_reduce,
     tree_reduce_tokens,
 )
+from ldru_kernels import parallel as sequence_parallel
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.spec.model import LdruConfig
 
@@ -47,25 +51,44 @@ class Ldru(nn.Module):
         self.identity = nn.Parameter(torch.zeros(width)) if config.lone_node == "identity" else None
         self.classifier = Affine(width, num_classes)
         self._operator_kind = OPERATORS[config.operator]
+        self._group: ProcessGroup | None = None
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return logits [B, C]; see `ldru_study.models`."""
         logits: Tensor = self.classifier(self._roots(tokens, lengths))
         return logits
 
+    def sequence_parallel(self, group: ProcessGroup | None) -> None:
+        """Split every string over the workers of a group from now on; None: this one reads all.
+
+        All workers of the group then call the model with the same whole batch, and get the same
+        logits. Averaged over the workers, gradients are those of one.
+        """
+        self._group = group
+
+    def stream(self, lengths: Tensor) -> LdruStream:
+        """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
+        return LdruStream(self, lengths)
+
     def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         table, weights = self._leaf_of_symbol(), self._merge_weights()
-        if not (self.training and self.dropout):
+        dropout = self.dropout if self.training else 0.0
+        if self._group is None:
             return tree_reduce_tokens(
-                table, tokens, weights, lengths=lengths, lone_node=self.lone_node
+                table, tokens, weights, lengths=lengths, lone_node=self.lone_node, dropout=dropout
             )
-        # a mask of its own for every place, so that equal subtrees are no longer equal
-        return tree_reduce(
-            F.dropout(F.embedding(tokens, table), self.dropout),
+        # padding decides how many chunks there are, and not what comes out
+        size = sequence_parallel.chunk_size(tokens.shape[1], get_world_size(self._group))
+        start = get_rank(self._group) * size
+        own = tokens[:, start : start + size]
+        return sequence_parallel.tree_reduce_tokens(
+            table,
+            F.pad(own, (0, size - own.shape[1])),
             weights,
+            group=self._group,
             lengths=lengths,
             lone_node=self.lone_node,
-            dropout=self.dropout,
+            dropout=dropout,
         )
 
     @torch.inference_mode()
@@ -85,14 +108,70 @@ class Ldru(nn.Module):
         # the same three symbols give the same distance wherever they stand
         triples = tokens.unfold(1, 3, 1)[is_real]
         triples, counts = torch.unique(triples, dim=0, return_counts=True)
-        a, b, c = self._leaf_of_symbol()[triples].unbind(1)
+        distances = self._defects(self._leaf_of_symbol()[triples])
+        return float((distances * counts).sum() / counts.sum())
+
+    def associativity_penalty(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)), with gradients.
+
+        a, b, c are three neighbouring nodes of one level, each the root of a complete block of
+        2^level tokens, without dropout. The level is drawn evenly from those at which a string has
+        three such nodes, and there as many triples as have together no more tokens than the batch,
+        from torch's generator of the CPU. 0 where no string has three tokens.
+
+        Source: our own; it is 0 if and only if F is associative on these states.
+        """
+        longest = int(lengths.max())
+        if longest < 3:
+            return self.classifier.bias.new_zeros(())
+        level = int(torch.randint((longest // 3).bit_length(), ()))
+        # triples of each string, string by string
+        counts = ((lengths.cpu() >> level) - 2).clamp(min=0)
+        ends = counts.cumsum(0)
+        num_triples = max(1, int(lengths.sum()) // (3 << level))
+        drawn = torch.randint(int(ends[-1]), (min(num_triples, int(ends[-1])),))
+        strings = torch.searchsorted(ends, drawn, right=True)
+        firsts = (drawn - (ends - counts)[strings]) << level
+        places = firsts[:, None] + torch.arange(3 << level)
+        blocks = tokens[strings.to(tokens.device)[:, None], places.to(tokens.device)]
+        nodes = tree_reduce_tokens(
+            self._leaf_of_symbol(),
+            blocks.reshape(-1, 1 << level),
+            self._merge_weights(),
+            lone_node=self.lone_node,
+        )
+        return self._defects(nodes.view(len(drawn), 3, -1)).mean()
+
+    def _defects(self, triples: Tensor) -> Tensor:
+        """Return the cosine distances of both ways to combine triples [N, 3, E]."""
+        a, b, c = triples.unbind(1)
         weights = self._merge_weights()
 
         def combine(left: Tensor, right: Tensor) -> Tensor:
             return parent_states(torch.cat([left, right], dim=1), weights)
 
-        similarity = F.cosine_similarity(combine(combine(a, b), c), combine(a, combine(b, c)))
-        return float(1 - (similarity * counts).sum() / counts.sum())
+        return 1 - F.cosine_similarity(combine(combine(a, b), c), combine(a, combine(b, c)))
+
+    def level_norms(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> LevelNorms:
+        """Return how large states are at every level, and the gradients of the cross-entropy.
+
+        Args:
+            tokens: int64 [B, T]. The first strings that have 2^14 tokens together are looked at; of
+                a longer one, the levels below 2^10 tokens are estimated from a few parts of it.
+            lengths: int64 [B].
+            labels: int64 [B].
+
+        Returns:
+            Norms, float32 [D + 1], from the leaves up, where D is the number of levels of merges.
+        """
+
+        def loss(roots: Tensor) -> Tensor:
+            logits = self.classifier(roots)
+            return F.cross_entropy(logits, labels[: len(roots)], reduction="sum")
+
+        with torch.no_grad():
+            table, weights = self._leaf_of_symbol(), self._merge_weights()
+        return level_norms(table, tokens, weights, loss, lengths=lengths, lone_node=self.lone_node)
 
     def _leaf_of_symbol(self) -> Tensor:
         """Return the leaf state of every symbol, [V, E]: a leaf depends on its symbol alone."""
@@ -107,6 +186,30 @@ class Ldru(nn.Module):
             node_norm=Norm(self.node_norm.weight, self.node_norm.bias),
             identity=self.identity,
         )
+
+
+class LdruStream:
+    """Strings that an `Ldru` reads piece by piece; see `ldru_study.models.registry.Stream`."""
+
+    def __init__(self, model: Ldru, lengths: Tensor) -> None:
+        self.model = model
+        with torch.no_grad():
+            self.reduction = StreamingReduction(
+                model._leaf_of_symbol(),
+                model._merge_weights(),
+                lengths=lengths,
+                lone_node=model.lone_node,
+            )
+
+    def push(self, tokens: Tensor) -> None:
+        """Take the next tokens; see `ldru_study.models.registry.Stream`."""
+        self.reduction.push(tokens)
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """Return the logits; see `ldru_study.models.registry.Stream`."""
+        found: Tensor = self.model.classifier(self.reduction.roots())
+        return found
 
 
 def _operator(name: str, width: int) -> nn.ParameterDict:

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ldru_study.models.attention import AttentionLayer
 from ldru_study.models.layers import Affine, last_states, truncated_normal
@@ -26,6 +27,8 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, num_symbols: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
+        # a training's choice between memory and time; changes no result
+        self.recomputes_layers = False
         self.embedding = nn.Embedding(num_symbols, config.width)
         self.embedding.weight = nn.Parameter(
             truncated_normal(num_symbols, config.width, std=config.width**-0.5)
@@ -54,11 +57,11 @@ class Transformer(nn.Module):
             read = self._looped(x, positions, lengths, mask)
         else:
             for layer in self.layers[:-1]:
-                x = layer(x, positions, x, positions, mask)
+                x = self._through(layer, x, positions, x, positions, mask)
             # only one place of the last layer is read
             mask = self._mask(last, num_tokens, is_real)
             queries = last_states(x, lengths)[:, None]
-            read = self.layers[-1](queries, last, x, positions, mask)[:, 0]
+            read = self._through(self.layers[-1], queries, last, x, positions, mask)[:, 0]
         logits: Tensor = self.classifier(read)
         return logits
 
@@ -69,9 +72,18 @@ class Transformer(nn.Module):
         for loop in range(max(num_loops, 1)):
             states = x
             for layer in self.layers:
-                states = layer(states, positions, states, positions, mask)
+                states = self._through(layer, states, positions, states, positions, mask)
             x = torch.where((lengths > 2**loop)[:, None, None], states, x)
         return last_states(x, lengths)
+
+    def _through(self, layer: nn.Module, *arguments: Tensor | None) -> Tensor:
+        """Call a layer; its states are kept for the backward pass or made again."""
+        if self.recomputes_layers and torch.is_grad_enabled():
+            # the other way of recomputing fails where ZeRO shares out gradients
+            states: Tensor = checkpoint(layer, *arguments, use_reentrant=False)
+        else:
+            states = layer(*arguments)
+        return states
 
     def _mask(self, queries: Tensor, num_keys: int, is_real: Tensor | None) -> Tensor | None:
         """Return what is added to, or which are left of, the scores, [B, H, Q, T] or broadcast."""

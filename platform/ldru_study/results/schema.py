@@ -39,6 +39,9 @@ METRICS = pa.schema(
         ("gradient_norm", pa.float64()),
         ("associativity_defect", pa.float64()),
         ("seconds", pa.float64()),
+        # per level of a tree, leaves first; null for models without
+        ("level_state_norms", pa.list_(pa.float64())),
+        ("level_gradient_norms", pa.list_(pa.float64())),
     ]
 )
 # one row: the start or the end of one attempt at one trial

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ldru_study.errors import unknown_name
+from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import HEADLINE_FIELDS
 from ldru_study.spec.paths import Place, describe, get_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
@@ -20,6 +21,8 @@ Problem = tuple[Place, str]
 
 _ROOTS = ("task", "sampling", "model", "train")
 MAX_CELLS = 100_000
+# of these only the precision tells trials apart
+CARRIED_OUT = ("train.engine", "train.sequence_parallel", "train.data_parallel")
 
 
 @dataclass(frozen=True)
@@ -181,8 +184,12 @@ def _matches(
 
 
 def _unknown_in_train(path: str) -> bool:
-    root, _, field = path.partition(".")
-    return root == "train" and field not in TrainConfig.model_fields
+    root, *fields = path.split(".")
+    if root != "train":
+        return False
+    if fields[0] == "engine" and len(fields) == 2:
+        return not any(fields[1] in config.model_fields for config in ENGINE_CONFIGS.values())
+    return fields[0] not in TrainConfig.model_fields
 
 
 def _named(
@@ -207,6 +214,8 @@ def _named(
         for axis, was, now in zip(axes, first, choice, strict=True):
             if was != now:
                 text = f"gives the same trial as grid.{axis}[{was}], defaults included. Keep one."
+                if axis.startswith(CARRIED_OUT):
+                    text += " How a training is carried out decides no weights."
                 found[("grid", axis, now), text] = None
         cells.append(Cell(key, shown, config))
     return tuple(cells)
@@ -241,4 +250,8 @@ def _model_label(config: TrialConfig, varying: Mapping[str, Sequence[str]]) -> s
 
 
 def _show(value: Any) -> str:
-    return describe(value) if isinstance(value, (dict, list)) else str(value)
+    if isinstance(value, dict):
+        shown = ", ".join(f"{key}={_show(each)}" for key, each in value.items() if key != "kind")
+        kind = value.get("kind", "")
+        return f"{kind}({shown})" if shown or not kind else str(kind)
+    return describe(value) if isinstance(value, list) else str(value)

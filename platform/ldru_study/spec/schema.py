@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.study import StudyFile
 from ldru_study.spec.trial import TrialConfig
@@ -48,8 +49,11 @@ def _axes(fields: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     items = {name: fields[name] for name in ("task", "sampling", "model")}
     for name, field in definitions["TrainConfig"]["properties"].items():
         items[f"train.{name}"] = field
-    for config in MODEL_CONFIGS.values():
-        for name, field in definitions[config.__name__]["properties"].items():
-            known = items.setdefault(f"model.{name}", {"anyOf": []})
-            known["anyOf"].append({key: field[key] for key in field if key != "default"})
+    for path, variants in (("model", MODEL_CONFIGS), ("train.engine", ENGINE_CONFIGS)):
+        for config in variants.values():
+            for name, field in definitions[config.__name__]["properties"].items():
+                known = items.setdefault(f"{path}.{name}", {"anyOf": []})
+                known["anyOf"].append({key: field[key] for key in field if key != "default"})
+    for name, field in definitions["CurriculumConfig"]["properties"].items():
+        items[f"train.curriculum.{name}"] = field
     return {axis: {"type": "array", "minItems": 1, "items": item} for axis, item in items.items()}

@@ -7,6 +7,8 @@ Shapes: B batch, T tokens, V vocabulary, C classes, S states.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,12 @@ Floats = npt.NDArray[np.float64]
 
 # longest period looked for in the normalised counts
 _LONGEST_PERIOD = 6
+# rows that are kept when strings come in pieces; counts that do not repeat by then, as those that
+# grow like a power of the length, are computed again from every so many-th row
+_MOST_ROWS, _BETWEEN_SAVED = 2**16, 2**12
+# a few strings walk faster when every state's next one is looked up beforehand: numpy's calls cost
+# as much as so many entries, and so many are looked up at once
+_ENTRIES_PER_CALL, _MOST_ENTRIES = 300, 2**21
 
 
 class BalancedSampler:
@@ -69,6 +77,25 @@ class BalancedSampler:
         labels = self._labels(lengths, rng)
         return self._walk(labels, lengths, rng), labels
 
+    def stream(
+        self, length: int, num_strings: int, rng: np.random.Generator, size: int
+    ) -> tuple[Ints, Iterator[Symbols]]:
+        """Draw what `sample` draws for strings of one length, piece by piece.
+
+        Args:
+            length: T.
+            num_strings: B.
+            rng: as in `sample`; nobody else may draw from it before the last piece.
+            size: tokens of a piece, >= 1.
+
+        Returns:
+            labels int64 [B], and pieces uint8 [B, size], the last one what is left; bit for bit
+            what `sample` returns. What is held does not grow with T, but for one row of counts in
+            4 096 where these never repeat.
+        """
+        labels = self._labels(np.full(num_strings, length), rng)
+        return labels, self._walk.pieces(labels, length, rng, size)
+
     def _labels(self, lengths: Ints, rng: np.random.Generator) -> Ints:
         distinct, where = np.unique(lengths, return_inverse=True)
         present = [self.automaton.classes_at(int(length)) for length in distinct]
@@ -97,6 +124,8 @@ class _Walk:
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
         self._period: int | None = None
+        # beyond the rows that are kept
+        self._saved: list[Floats] = []
 
     def __call__(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
         longest = int(lengths.max(initial=0))
@@ -120,6 +149,99 @@ class _Walk:
             tokens[np.arange(longest)[:, None] >= lengths] = 0
         return np.ascontiguousarray(tokens.T)
 
+    def pieces(
+        self, labels: Ints, length: int, rng: np.random.Generator, size: int
+    ) -> Iterator[Symbols]:
+        """Yield what a call would return, [B, at most ``size``] at a time."""
+        state = np.zeros(len(labels), dtype=np.int64)
+        shape, step = self.automaton, size
+        walk = self._walk_many
+        if len(labels) * (4 + shape.num_states) < _ENTRIES_PER_CALL:
+            walk = self._walk_few
+            step = max(1, _MOST_ENTRIES // (shape.num_states * shape.num_symbols))
+        for first in range(0, length, size):
+            piece = np.empty((min(size, length - first), len(labels)), dtype=np.uint8)
+            for begin in range(0, len(piece), step):
+                part = piece[begin : begin + step]
+                to_go = length - first - begin
+                flat, rows = self._table(to_go - len(part), to_go)
+                draws = rng.random(part.shape)
+                part[:], state = walk(draws, flat, rows[::-1], labels, state)
+            yield np.ascontiguousarray(piece.T)
+
+    def _walk_many(
+        self, draws: Floats, flat: Floats, rows: Ints, labels: Ints, state: Ints
+    ) -> tuple[Symbols, Ints]:
+        """Walk place by place, all strings at once.
+
+        Args:
+            draws: [T, B].
+            flat: cumulative shares, [rows * C * S, V - 1].
+            rows: which of them holds at each place, [T].
+            labels: [B].
+            state: before the first place, [B].
+
+        Returns:
+            tokens, [T, B], and the states after the last place.
+        """
+        shape = self.automaton
+        base, row_size = labels * shape.num_states, shape.num_classes * shape.num_states
+        tokens = np.zeros(draws.shape, dtype=np.uint8)
+        for place, row in enumerate((rows * row_size).tolist()):
+            cuts = flat[row + base + state]
+            symbol = (draws[place][:, None] >= cuts).sum(axis=1)
+            state = shape.transitions[state, symbol]
+            tokens[place] = symbol
+        return tokens, state
+
+    def _walk_few(
+        self, draws: Floats, flat: Floats, rows: Ints, labels: Ints, state: Ints
+    ) -> tuple[Symbols, Ints]:
+        """Walk string by string, through a table of what each state would do; as `_walk_many`."""
+        shape = self.automaton
+        states = np.arange(shape.num_states)
+        by_row = flat.reshape(-1, shape.num_classes, shape.num_states, shape.num_symbols - 1)
+        tokens = np.zeros(draws.shape, dtype=np.uint8)
+        after = state.copy()
+        for number, label in enumerate(labels.tolist()):
+            cuts = by_row[rows, label]
+            symbols = (draws[:, number, None, None] >= cuts).sum(axis=2)
+            now, visited = int(state[number]), []
+            for nexts in shape.transitions[states, symbols].tolist():
+                visited.append(now)
+                now = nexts[now]
+            tokens[:, number] = symbols[np.arange(len(visited)), visited]
+            after[number] = now
+        return tokens, after
+
+    def _table(self, first: int, last: int) -> tuple[Floats, Ints]:
+        """Return shares, and which of their rows are those of ``first`` up to ``last`` to go."""
+        self._extend(min(last, _MOST_ROWS))
+        if self._period is not None or last <= len(self._cuts):
+            return self._flat, self._rows(np.arange(first, last))
+        step = _BETWEEN_SAVED
+        begin, num_parts = first // step, -(-last // step) - first // step
+        self._save(begin + num_parts)
+        # all parts side by side, row by row
+        paths = np.stack(self._saved[begin : begin + num_parts])
+        shape = self.automaton
+        size = shape.num_classes, shape.num_states, shape.num_symbols - 1
+        cuts = np.empty((num_parts, step, *size))
+        for row in range(step):
+            shares, paths = self._step(paths)
+            cuts[:, row] = shares
+        return cuts.reshape(-1, size[-1]), np.arange(first, last) - begin * step
+
+    def _save(self, num_parts: int) -> None:
+        """Keep the paths that every part of ``_BETWEEN_SAVED`` rows begins with."""
+        if not self._saved:
+            self._saved = [np.eye(self.automaton.num_classes)[self.automaton.outputs]]
+        while len(self._saved) < num_parts:
+            paths = self._saved[-1]
+            for _ in range(_BETWEEN_SAVED):
+                paths = self._normalised(self._sums(paths)[..., -1, :])
+            self._saved.append(paths)
+
     def _rows(self, to_go: Ints) -> Ints:
         if self._period is None:
             return to_go
@@ -137,17 +259,29 @@ class _Walk:
             self._flat = np.stack(self._cuts).reshape(num_rows, shape.num_symbols - 1)
 
     def _add_row(self) -> None:
-        # [S, V, C]: paths of k steps from the state after each symbol
-        after = self._paths[-1][self.automaton.transitions]
-        sums = np.cumsum(after, axis=1)
-        total = sums[:, -1:, :]
-        # where a class cannot be reached any more, no walk for that class ever comes
-        shares = np.divide(sums, total, out=np.ones_like(sums), where=total > 0)
-        self._cuts.append(np.ascontiguousarray(shares[:, :-1, :].transpose(2, 0, 1)))
-        largest = total[:, 0].max(axis=0)
-        paths = total[:, 0] / np.where(largest > 0, largest, 1.0)
+        shares, paths = self._step(self._paths[-1])
+        self._cuts.append(np.ascontiguousarray(shares))
         before = reversed(self._paths)
         periods = (n for n, row in enumerate(before, start=1) if np.array_equal(paths, row))
         self._period = next(periods, None)
         # only as many as a period can reach back to
         self._paths = [*self._paths[1 - _LONGEST_PERIOD :], paths]
+
+    def _step(self, paths: Floats) -> tuple[Floats, Floats]:
+        """Return the cumulative shares [..., C, S, V - 1] above paths [..., S, C], and the next."""
+        sums = self._sums(paths)
+        total = sums[..., -1:, :]
+        # where a class cannot be reached any more, no walk for that class ever comes
+        shares = np.divide(sums, total, out=np.ones_like(sums), where=total > 0)
+        return np.moveaxis(shares[..., :-1, :], -1, -3), self._normalised(total[..., 0, :])
+
+    def _sums(self, paths: Floats) -> Floats:
+        """Return the paths from the state after each symbol or one before it, [..., S, V, C]."""
+        after = np.take(paths, self.automaton.transitions, axis=-2)
+        sums: Floats = np.cumsum(after, axis=-2)
+        return sums
+
+    def _normalised(self, total: Floats) -> Floats:
+        largest = total.max(axis=-2, keepdims=True)
+        paths: Floats = total / np.where(largest > 0, largest, 1.0)
+        return paths

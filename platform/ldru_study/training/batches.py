@@ -5,6 +5,8 @@ Shapes: B batch, T tokens. All models with the same seed see the same strings.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ldru_study.spec.trial import TrialConfig
+from ldru_study.spec.trial import TrainConfig, TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.sampling import BalancedSampler
 from ldru_study.tasks.streams import random_stream
@@ -58,15 +60,30 @@ def _training_lengths(task: str, low: int, high: int) -> npt.NDArray[np.int64]:
 def training_batch(config: TrialConfig, step: int) -> Batch:
     """Return the batch of optimiser step ``step``, counted from 0.
 
-    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths and shared
-    out evenly over the ``batch_size`` strings.
+    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths, as far as
+    the curriculum has come, and shared out evenly over the ``batch_size`` strings.
     """
     train = config.train
     rng = random_stream(config.seed, f"data/{config.task}/{config.sampling}", step)
     usable = _training_lengths(config.task, train.min_length, train.max_length)
+    if train.curriculum is not None:
+        # one length at least, where the first ones are too short for the task
+        usable = usable[: max(1, int((usable <= longest_length(train, step)).sum()))]
     drawn = rng.choice(usable, train.lengths_per_batch)
     lengths = np.repeat(drawn, train.batch_size // train.lengths_per_batch)
     return _draw(config.task, lengths, rng)
+
+
+def longest_length(train: TrainConfig, step: int) -> int:
+    """Return the longest length that optimiser step ``step``, counted from 0, may draw."""
+    curriculum = train.curriculum
+    if curriculum is None:
+        return train.max_length
+    num_doublings = math.ceil(math.log2(train.max_length / curriculum.start_length))
+    duration = curriculum.share * train.steps
+    if step >= duration:
+        return train.max_length
+    return min(train.max_length, curriculum.start_length << int(step * num_doublings / duration))
 
 
 def validation_batch(config: TrialConfig, num_strings: int) -> Batch:
@@ -86,10 +103,37 @@ def evaluation_block(
     config: TrialConfig, length: int, eval_seed: int, block: int, size: int
 ) -> Batch:
     """Return strings number ``block * size`` to ``(block + 1) * size`` of one test length."""
-    rng = random_stream(
-        config.seed, f"evaluation/{config.task}/{config.sampling}", eval_seed, length, block
-    )
+    rng = _evaluation_rng(config, length, eval_seed, block)
     return _draw(config.task, np.full(size, length, dtype=np.int64), rng)
+
+
+def evaluation_stream(
+    config: TrialConfig, length: int, eval_seed: int, block: int, size: int, piece: int
+) -> tuple[Tensor, Iterator[Tensor]]:
+    """Return the labels and the tokens of `evaluation_block`, the latter piece by piece.
+
+    Args:
+        config: as in `evaluation_block`, and so on.
+        length: T.
+        eval_seed: the same.
+        block: the same.
+        size: the same.
+        piece: tokens that come at once.
+
+    Returns:
+        labels int64 [B], and tokens int64 [B, piece], the last ones what is left.
+    """
+    rng = _evaluation_rng(config, length, eval_seed, block)
+    labels, pieces = sampler_of(config.task).stream(length, size, rng, piece)
+    tokens = (torch.from_numpy(part.astype(np.int64)) for part in pieces)
+    return torch.from_numpy(labels), tokens
+
+
+def _evaluation_rng(
+    config: TrialConfig, length: int, eval_seed: int, block: int
+) -> np.random.Generator:
+    name = f"evaluation/{config.task}/{config.sampling}"
+    return random_stream(config.seed, name, eval_seed, length, block)
 
 
 def _draw(task: str, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:

@@ -37,6 +37,23 @@ class TimedOutError(Exception):
     """An attempt took longer than it may; what it did is kept."""
 
 
+class WorkerLostError(Exception):
+    """A process that trains with others is gone, or lacks memory: all begin again elsewhere.
+
+    Args:
+        cause: for the record, if nobody tries again.
+        message: the same in words.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        self.cause, self.message = cause, message
+        # all arguments, so that it survives the way to another process
+        super().__init__(cause, message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class DamagedError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another trial."""
 

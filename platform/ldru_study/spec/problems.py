@@ -37,7 +37,10 @@ _COMPARED = {
 }
 
 # what has variants, by the last name of its place
-_VARIANTS: dict[str, Mapping[str, type[BaseModel]]] = {"model": MODEL_CONFIGS, "engine": ENGINE_CONFIGS}
+_VARIANTS: dict[str, Mapping[str, type[BaseModel]]] = {
+    "model": MODEL_CONFIGS,
+    "engine": ENGINE_CONFIGS,
+}
 _KINDS = MODEL_CONFIGS | ENGINE_CONFIGS | DIMENSIONS
 
 

@@ -51,8 +51,15 @@ class BalancedSampler:
         raise ValueError("no length has strings of every class")
 
     def chance(self, length: int) -> float:
-        """Return the accuracy of the best constant answer at ``length``."""
-        return 1 / len(self.automaton.classes_at(length))
+        """Return the accuracy of the best constant answer at ``length``; 0 without strings."""
+        return float(self.label_shares(length).max())
+
+    def label_shares(self, length: int) -> Floats:
+        """Return how probable each label is at ``length``, float64 [C]."""
+        present = self.automaton.classes_at(length)
+        shares = np.zeros(self.automaton.num_classes)
+        shares[list(present)] = 1 / max(1, len(present))
+        return shares
 
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length, and its label.
@@ -68,6 +75,10 @@ class BalancedSampler:
         """
         labels = self._labels(lengths, rng)
         return self._walk(labels, lengths, rng), labels
+
+    def with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+        """Draw a uniform string of each length with each label, int64 [B], which must exist."""
+        return self._walk(labels, lengths, rng)
 
     def _labels(self, lengths: Ints, rng: np.random.Generator) -> Ints:
         distinct, where = np.unique(lengths, return_inverse=True)
@@ -93,7 +104,8 @@ class _Walk:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        self._paths = [np.eye(automaton.num_classes)[automaton.outputs]]
+        classes = np.arange(automaton.num_classes)
+        self._paths = [(automaton.outputs[:, None] == classes).astype(np.float64)]
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
         self._period: int | None = None

@@ -22,8 +22,8 @@ from ldru_kernels import keep_freed_memory
 from ldru_study.errors import StudyError
 from ldru_study.spec.plan import Question
 from ldru_study.spec.trial import TrainConfig, TrialConfig
+from ldru_study.tasks.samplers import sampler_of
 from ldru_study.training.attempt import is_measured
-from ldru_study.training.batches import sampler_of
 from ldru_study.training.evaluate import evaluate, evaluation_batch_size
 from ldru_study.training.training import Training
 
@@ -180,7 +180,7 @@ def _string_seconds(
 
 def _anchors(config: TrialConfig, lengths: Sequence[int]) -> list[int]:
     """Return lengths to measure at: one that is short, then doubling to the longest asked."""
-    sampler, length = sampler_of(config.task), config.train.max_length
+    sampler, length = sampler_of(config.task, config.sampling), config.train.max_length
     anchors = {sampler.nearest_covered(min(lengths[0], length)), lengths[-1]}
     while length < lengths[-1]:
         anchors.add(sampler.nearest_covered(length))

@@ -11,11 +11,11 @@ from torch import nn
 
 from ldru_study.spec.plan import Question
 from ldru_study.spec.trial import TrialConfig
+from ldru_study.tasks.samplers import sampler_of
 from ldru_study.training.batches import (
     Batch,
     evaluation_block,
     evaluation_block_size,
-    sampler_of,
 )
 from ldru_study.training.memory import in_parts
 from ldru_study.training.training import score
@@ -73,7 +73,7 @@ def evaluate(
         question,
         multiple=length / config.train.max_length,
         num_correct=sum(correct for _, correct in scores),
-        chance=sampler_of(config.task).chance(length),
+        chance=sampler_of(config.task, config.sampling).chance(length),
         loss=sum(loss for loss, _ in scores) / num_total,
         seconds=time.monotonic() - start,
     )

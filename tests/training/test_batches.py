@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from tests.conftest import small_trial
 
@@ -62,3 +63,39 @@ def test_evaluation_strings_depend_on_question_and_seed_only():
         other = evaluation_block(config, length, eval_seed, block, 32)
         assert not torch.equal(one.tokens, other.tokens)
     assert not torch.equal(one.tokens, evaluation_block(small_trial(seed=1), 50, 0, 0, 32).tokens)
+
+
+def own_trial(task, sampling="balanced"):
+    base = small_trial(max_length=12)
+    return type(base).model_validate(base.model_dump() | {"task": task, "sampling": sampling})
+
+
+@pytest.mark.parametrize(
+    ("task", "sampling"),
+    [
+        ("d_2", "paper"),
+        ("d_2", "hard"),
+        ("tomita_3", "paper"),
+        ("listops_3_9", "balanced"),
+        ("modular_arithmetic", "paper"),
+        ({"regex": "(0|1)*010(0|1)*"}, "hard"),
+    ],
+)
+def test_every_task_and_sampling_makes_batches(task, sampling):
+    config = own_trial(task, sampling)
+    language = find_task(config.task).language
+    for batch in (
+        training_batch(config, 3),
+        validation_batch(config, 20),
+        evaluation_block(config, 25, 0, 0, 20),
+    ):
+        labels = language.label(batch.tokens.numpy().astype(np.uint8), batch.lengths.numpy())
+        assert labels.tolist() == batch.labels.tolist()
+    other = own_trial(task, "balanced" if sampling != "balanced" else "paper")
+    assert not torch.equal(training_batch(config, 3).tokens, training_batch(other, 3).tokens)
+
+
+def test_one_language_has_one_stream_however_it_is_written():
+    one, other = own_trial({"regex": "(0|1)*1"}), own_trial({"regex": "0*1(1|00*1)*", "name": "a"})
+    assert one.trial_id == other.trial_id
+    assert torch.equal(training_batch(one, 3).tokens, training_batch(other, 3).tokens)

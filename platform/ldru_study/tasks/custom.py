@@ -235,7 +235,7 @@ def _body(automaton: Automaton) -> str:
 
 _REGEX, _AUTOMATON = "regex", "automaton"
 _SYMBOLS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-NAME = r"[A-Za-z][A-Za-z0-9_-]{0,47}"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 FAMILIES = (
     Family(rf"(?:({NAME})=)?{_REGEX}(?:\[([^\]]*)\])?:(.*)", _regex),
     Family(rf"(?:({NAME})=)?{_AUTOMATON}\[([^\]]*)\]:([\d,;]+):([\d,]+)", _automaton),

@@ -80,9 +80,10 @@ def verify_labels(path: Path) -> tuple[Comparison, ...]:
 
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise StudyError(f"{path}: holds one array without a name. Save with numpy.savez.")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise StudyError(f"{path}: holds one array without a name. Save with numpy.savez.")
+        with file:
             arrays = {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file. Give the path of an .npz file.") from None

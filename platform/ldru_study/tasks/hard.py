@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
+from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.sampling import BalancedSampler
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
@@ -30,6 +31,7 @@ class HardSampler(BalancedSampler):
     def __init__(self, task: Task) -> None:
         super().__init__(task.automaton)
         self._reach = Reach(task.automaton)
+        self._labelled = ProductLabels(task.automaton)
         self._accepts = task.num_classes == 2
         near = task.near_misses
         self._near = None if near is None else BalancedSampler(near)
@@ -38,7 +40,7 @@ class HardSampler(BalancedSampler):
         """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
         labels = self._labels(lengths, rng)
         tokens = self._with_labels(labels, lengths, rng)
-        return tokens, self.automaton.label(tokens, lengths)
+        return tokens, self._labelled.label(tokens, lengths)
 
     def _with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
         others = self._others(labels, lengths, rng)
@@ -106,7 +108,7 @@ class HardSampler(BalancedSampler):
                 place = (rng.random(len(here)) * lengths[several[here]]).astype(np.int64)
                 step = rng.integers(1, num_symbols, size=len(here))
                 tried[here, place] = (tried[here, place] + step) % num_symbols
-            labels = self.automaton.label(tried, lengths[several]).reshape(-1, _TRIES_PER_ROUND)
+            labels = self._labelled.label(tried, lengths[several]).reshape(-1, _TRIES_PER_ROUND)
             is_rejected = labels == _REJECTED
             first = np.arange(len(rows)) * _TRIES_PER_ROUND + is_rejected.argmax(axis=1)
             is_found = is_rejected.any(axis=1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
 from ldru_study.tasks.counts import LogCounts
+from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.sampling import BalancedSampler, Floats
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
@@ -62,6 +63,7 @@ class WalkSampler(BalancedSampler):
     def __init__(self, task: Task) -> None:
         super().__init__(task.automaton)
         self._reach = Reach(task.automaton)
+        self._labelled = ProductLabels(task.automaton)
 
     def covers(self, length: int) -> bool:
         """Whether there are strings of ``length``."""
@@ -71,4 +73,4 @@ class WalkSampler(BalancedSampler):
         """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
         labels = self._labels(lengths, rng)
         tokens = self._reach.walk(labels, lengths, rng)
-        return tokens, self.automaton.label(tokens, lengths)
+        return tokens, self._labelled.label(tokens, lengths)

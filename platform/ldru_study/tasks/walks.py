@@ -86,21 +86,30 @@ class Reach:
         longest = int(lengths.max(initial=0))
         is_ragged = bool(lengths.min(initial=longest) < longest)
         num_symbols, num_states = self.automaton.num_symbols, self.automaton.num_states
+        row_size = self.automaton.num_classes * num_states
         leads = self.automaton.transitions.reshape(-1)
+        base = labels * num_states
         tokens = np.zeros((longest, len(lengths)), dtype=np.uint8)
         draws = rng.random((longest, len(lengths)))
         state = np.zeros(len(lengths), dtype=np.int64)
-        follows = np.full(len(lengths), strings is not None)
+        if strings is not None:
+            followed = np.ascontiguousarray(strings.T)
+            follows = np.arange(longest)[:, None] < places
         for place in range(longest):
             # beyond its end a string may walk on anywhere; what it writes there is wiped below
             to_go = np.maximum(lengths - 1 - place, 0) if is_ragged else longest - 1 - place
-            here = (self._row(to_go) * self.automaton.num_classes + labels) * num_states + state
+            # of where each string is, the first of its V symbols
+            here = self._row(to_go) * row_size + base + state
             choice = (draws[place] * self._num_possible[here]).astype(np.int64)
-            symbol = self._symbols[here * num_symbols + choice]
+            here *= num_symbols
+            symbol = self._symbols[here + choice]
             if strings is not None:
-                kept = strings[:, place]
-                follows &= (place < places) & self._possible[here * num_symbols + kept]
-                symbol = np.where(follows, kept, symbol)
+                kept = followed[place]
+                follows[place] &= self._possible[here + kept]
+                # who turned does not turn back
+                if place:
+                    follows[place] &= follows[place - 1]
+                symbol = np.where(follows[place], kept, symbol)
             state = leads[state * num_symbols + symbol]
             tokens[place] = symbol
         if is_ragged:

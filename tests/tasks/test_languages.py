@@ -11,7 +11,9 @@ import pytest
 
 from ldru_study.errors import UnknownNameError
 from ldru_study.tasks import arithmetic, groups, languages
+from ldru_study.tasks.automaton import Automaton
 from ldru_study.tasks.registry import FAMILIES, find_task, task_names
+from ldru_study.tasks.task import Family, Task
 
 
 def tomita_3(string):
@@ -241,6 +243,42 @@ def test_brackets_of_one_depth_are_those_of_two_bounds(depth):
             languages.bounded_dyck(n).label(strings, lengths) for n in (depth + 1, depth)
         )
         assert (exactly.label(strings, lengths) == outer - inner).all()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in task_names() if find_task(name).near_misses is not None]
+)
+def test_near_misses_are_rejected(name):
+    task, num_near = find_task(name), 0
+    for length in range(1, 13):
+        strings = all_strings(2, length)
+        near = task.near_misses.label(strings, np.full(len(strings), length)) == 1
+        assert not labels_of(task, strings[near]).any()
+        num_near += near.sum()
+    assert num_near or int(name.removeprefix("d_")) > 5
+
+
+def test_a_family_is_all_that_a_task_needs(monkeypatch):
+    def last_symbol(name, number):
+        size = int(number)
+        automaton = Automaton.explore(
+            0, lambda _, symbol: symbol, lambda last: last, num_symbols=size, num_classes=size
+        )
+        return Task(
+            name=name,
+            summary="the last symbol",
+            language=automaton,
+            symbols=tuple(map(str, range(size))),
+            classes=tuple(f"symbol {last}" for last in range(size)),
+            examples=(("01", 1), ("10", 0)),
+        )
+
+    family = Family("last_([2-9])", last_symbol, ("last_2",))
+    monkeypatch.setattr("ldru_study.tasks.registry.FAMILIES", (*FAMILIES, family))
+    assert task_names()[-1] == "last_2"
+    task = find_task("last_3")
+    assert labels_of(task, np.array([[0, 1, 2]], dtype=np.uint8)).tolist() == [2]
+    find_task.cache_clear()
 
 
 def test_symbols_beyond_the_length_are_ignored():

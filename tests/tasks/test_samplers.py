@@ -11,10 +11,11 @@ import pytest
 from scipy.stats import chisquare
 
 from ldru_study.errors import StudyError
+from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.registry import find_task, task_names
 from ldru_study.tasks.samplers import SAMPLINGS, is_chance_exact, sampler_of, samplings_of
 from ldru_study.tasks.streams import random_stream
-from ldru_study.tasks.trees import LONGEST
+from ldru_study.tasks.trees import LONGEST, TreeSampler
 
 OWN = "contains_010=regex:(0|1)*010(0|1)*"
 EVERY = [(name, one) for name in (*task_names(), OWN) for one in samplings_of(name)]
@@ -352,3 +353,29 @@ def test_what_a_task_does_not_have_is_explained():
     with pytest.raises(StudyError) as caught:
         sampler_of("d_2", "uniform")
     assert str(caught.value).startswith("no sampling is called 'uniform'.")
+
+
+def test_splits_from_tables_are_those_reckoned_one_by_one(monkeypatch):
+    language = find_task("listops_5_9").language
+    lengths = np.array([60, 1, 4, 57, 25, 12] * 5)
+
+    def draw():
+        return TreeSampler(language, is_balanced=True).sample(lengths, np.random.default_rng(3))[0]
+
+    from_tables = draw()
+    monkeypatch.setattr("ldru_study.tasks.trees._LONGEST_TABLE", 0)
+    monkeypatch.setattr("ldru_study.tasks.trees._PART", 100)
+    assert (draw() == from_tables).all()
+
+
+@pytest.mark.parametrize("name", [name for name in task_names() if find_task(name).is_regular])
+@pytest.mark.parametrize(("chunk", "largest"), [(4096, 1024), (5, 1024), (4096, 1)])
+def test_products_label_as_walks_do(name, chunk, largest, monkeypatch):
+    monkeypatch.setattr("ldru_study.tasks.products._CHUNK", chunk)
+    monkeypatch.setattr("ldru_study.tasks.products._LARGEST", largest)
+    automaton, rng = find_task(name).automaton, np.random.default_rng(0)
+    products = ProductLabels(automaton)
+    for lengths in (np.arange(14), np.full(8, 13), np.zeros(2, dtype=np.int64)):
+        tokens = rng.integers(automaton.num_symbols, size=(len(lengths), 14), dtype=np.uint8)
+        wanted = automaton.label(tokens, lengths)
+        assert (products.label(tokens, lengths) == wanted).all()

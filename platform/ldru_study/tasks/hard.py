@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldru_study.tasks.automaton import Ints, Symbols
+from ldru_study.tasks.automaton import Automaton, Ints, Symbols
 from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.sampling import BalancedSampler
 from ldru_study.tasks.task import Task
@@ -22,7 +22,7 @@ from ldru_study.tasks.walks import Reach
 _MOST_EDITS = 3
 # replacing symbols of a string that stays accepted is tried so often, then it turns late instead
 _TRIES_PER_ROUND, _MOST_ROUNDS = 4, 4
-_REJECTED, _ACCEPTED = 0, 1
+_REJECTED, _ACCEPTED, _NEAR = 0, 1, 2
 
 
 class HardSampler(BalancedSampler):
@@ -33,8 +33,9 @@ class HardSampler(BalancedSampler):
         self._reach = Reach(task.automaton)
         self._labelled = ProductLabels(task.automaton)
         self._accepts = task.num_classes == 2
+        # draws accepted strings and near misses in one walk
         near = task.near_misses
-        self._near = None if near is None else BalancedSampler(near)
+        self._source = self if near is None else BalancedSampler(_told_apart(task.automaton, near))
 
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
@@ -43,21 +44,21 @@ class HardSampler(BalancedSampler):
         return tokens, self._labelled.label(tokens, lengths)
 
     def _with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
-        others = self._others(labels, lengths, rng)
         # what each string is, or is to be mistaken for
-        tokens = self.with_labels(others, lengths, rng)
+        others = self._others(labels, lengths, rng)
         (misses,) = np.nonzero(others != labels)
         if not self._accepts:
+            tokens = self.with_labels(others, lengths, rng)
             _put(tokens, misses, self._late(tokens[misses], labels[misses], lengths[misses], rng))
             return tokens
-        num_kinds = 2 + self._near_exists(lengths[misses])
-        kinds = (rng.random(len(misses)) * num_kinds).astype(np.int64)
-        if self._near is not None:
-            near = misses[kinds == 2]
-            accepted = np.full(len(near), _ACCEPTED)
-            _put(tokens, near, self._near.with_labels(accepted, lengths[near], rng))
-        edited = misses[kinds == 0]
-        left = self._edit(tokens, edited, lengths, rng)
+        kinds = (rng.random(len(misses)) * (2 + self._near_exists(lengths[misses]))).astype(int)
+        others[misses[kinds == 2]] = _NEAR
+        tokens = self._source.with_labels(others, lengths, rng)
+        # where nothing is accepted there is nothing to miss: any rejected string, near or not
+        (alone,) = np.nonzero(others == _REJECTED)
+        if len(alone) and self._source is not self:
+            _put(tokens, alone, self.with_labels(others[alone], lengths[alone], rng))
+        left = self._edit(tokens, misses[kinds == 0], lengths, rng)
         late = np.concatenate([misses[kinds == 1], left])
         _put(tokens, late, self._late(tokens[late], labels[late], lengths[late], rng))
         return tokens
@@ -78,12 +79,12 @@ class HardSampler(BalancedSampler):
         return np.where(labels == _ACCEPTED, labels, others) if self._accepts else others
 
     def _near_exists(self, lengths: Ints) -> Ints:
-        """Return 1 for each length at which there are strings of ``near_misses``, else 0."""
-        if self._near is None:
+        """Return 1 for each length at which there are near misses, else 0."""
+        if self._source is self:
             return np.zeros_like(lengths)
         distinct, where = np.unique(lengths, return_inverse=True)
-        classes = [self._near.automaton.classes_at(int(length)) for length in distinct]
-        return np.array([int(_ACCEPTED in one) for one in classes], dtype=np.int64)[where]
+        classes = [self._source.automaton.classes_at(int(length)) for length in distinct]
+        return np.array([int(_NEAR in one) for one in classes], dtype=np.int64)[where]
 
     def _late(
         self, strings: Symbols, labels: Ints, lengths: Ints, rng: np.random.Generator
@@ -115,6 +116,22 @@ class HardSampler(BalancedSampler):
             tokens[rows[is_found]] = tried[first[is_found]]
             rows = rows[~is_found]
         return rows
+
+
+def _told_apart(automaton: Automaton, near: Automaton) -> Automaton:
+    """Return an automaton that gives the accepted strings of ``near`` a class of their own."""
+
+    def step(states: tuple[int, int], symbol: int) -> tuple[int, int]:
+        state, other = states
+        return int(automaton.transitions[state, symbol]), int(near.transitions[other, symbol])
+
+    def output(states: tuple[int, int]) -> int:
+        state, other = states
+        return _NEAR if near.outputs[other] == _ACCEPTED else int(automaton.outputs[state])
+
+    return Automaton.explore(
+        (0, 0), step, output, num_symbols=automaton.num_symbols, num_classes=_NEAR + 1
+    )
 
 
 def _put(tokens: Symbols, rows: Ints, strings: Symbols) -> None:

@@ -36,40 +36,43 @@ class ListOps:
         """Return the value of every string, int64 [B]; `NO_CLASS` where it is no expression.
 
         Whatever the bounds of the generator, lists of any depth and number of arguments have a
-        value. The arguments of every open list are kept as counts of each digit.
+        value. Lists are reckoned from the deepest on, all of one level at once.
 
         Args:
             tokens: uint8 [B, T]; what lies beyond a string's length is ignored.
             lengths: int64 [B], each in 0..T.
         """
         num_strings, longest = len(lengths), int(lengths.max(initial=0))
-        opens = (tokens[:, :longest] >= OPENS) & (tokens[:, :longest] < CLOSE)
-        deepest = int(opens.sum(axis=1).max(initial=0))
-        # level 0 holds the value of the whole string
-        counts = np.zeros((num_strings, deepest + 2, NUM_DIGITS), dtype=np.int32)
-        operators = np.zeros((num_strings, deepest + 2), dtype=np.uint8)
-        level = np.zeros(num_strings, dtype=np.int64)
-        is_wrong = np.zeros(num_strings, dtype=bool)
-        for place in range(longest):
-            live = (place < lengths) & ~is_wrong
-            symbol = tokens[:, place]
-            (digit,) = np.nonzero(live & (symbol < NUM_DIGITS))
-            counts[digit, level[digit], symbol[digit]] += 1
-            (opened,) = np.nonzero(live & opens[:, place])
-            level[opened] += 1
-            operators[opened, level[opened]] = symbol[opened]
-            counts[opened, level[opened]] = 0
-            (closed,) = np.nonzero(live & (symbol == CLOSE))
-            is_empty = counts[closed, level[closed]].sum(axis=1) == 0
-            bad = (level[closed] == 0) | is_empty
-            is_wrong[closed[bad]] = True
-            closed = closed[~bad]
-            at = level[closed]
-            value = _reckon(operators[closed, at], counts[closed, at])
-            level[closed] -= 1
-            counts[closed, at - 1, value] += 1
-        is_wrong |= (level > 0) | (counts[:, 0].sum(axis=1) != 1)
-        return np.where(is_wrong, NO_CLASS, counts[:, 0].argmax(axis=1))
+        symbols = tokens[:, :longest]
+        is_there = np.arange(longest) < lengths[:, None]
+        opens = is_there & (symbols >= OPENS) & (symbols < CLOSE)
+        closes = is_there & (symbols == CLOSE)
+        # lists that are open after each symbol
+        level = np.cumsum(opens.astype(np.int32) - closes, axis=1)
+        is_wrong = (level < 0).any(axis=1) | (level[:, -1:] != 0).any(axis=1)
+        of_right = ~np.repeat(is_wrong, longest)
+        opens, closes, level = opens.reshape(-1), closes.reshape(-1), level.reshape(-1)
+        (opened,) = np.nonzero(opens & of_right)
+        (closed,) = np.nonzero(closes & of_right)
+        (digit,) = np.nonzero((is_there & (symbols < NUM_DIGITS)).reshape(-1) & of_right)
+        # every digit and every list that is closed is an argument of the list around it
+        values = symbols.reshape(-1).astype(np.int64)
+        for deep in range(int(level[opened].max(initial=0)), 0, -1):
+            # lists as deep as each other do not overlap: they close in the order they open
+            first, last = opened[level[opened] == deep], closed[level[closed] == deep - 1]
+            arguments = np.concatenate([digit[level[digit] == deep], closed[level[closed] == deep]])
+            place = np.searchsorted(first, arguments) - 1
+            counts = np.bincount(
+                place * NUM_DIGITS + values[arguments], minlength=len(first) * NUM_DIGITS
+            ).reshape(-1, NUM_DIGITS)
+            is_wrong[first[counts.sum(axis=1) == 0] // max(longest, 1)] = True
+            values[last] = _reckon(symbols.reshape(-1)[first], counts)
+        outermost = np.concatenate([digit[level[digit] == 0], closed[level[closed] == 0]])
+        rows = outermost // max(longest, 1)
+        is_wrong |= np.bincount(rows, minlength=num_strings) != 1
+        found = np.full(num_strings, NO_CLASS)
+        found[rows] = values[outermost]
+        return np.where(is_wrong, NO_CLASS, found)
 
 
 def _reckon(operators: Symbols, counts: Ints) -> Ints:

@@ -20,8 +20,10 @@ from ldru_study.tasks.streams import random_stream
 
 LONGEST = 4096
 _OPERATOR_SHARE = 0.25
-# numbers that one table of splits may hold
-_TABLE = 2**21
+# up to this length all splits of all lengths are kept
+_LONGEST_TABLE = 256
+# numbers that the splits of longer ones may hold at once
+_PART = 2**21
 # of each length drawn at once for labels that are still waiting
 _FEWEST_TREES = 16
 # above how many strings with one length and label there can be
@@ -40,6 +42,7 @@ class _Lengths:
     def __init__(self, language: ListOps, longest: int) -> None:
         self.language = language
         self.longest = longest
+        self._tables: dict[tuple[int, int], Floats] = {}
         tilt = _tilt(language.max_args)
         leaf = np.zeros(longest + 1)
         leaf[1] = tilt
@@ -56,6 +59,73 @@ class _Lengths:
             tree[2:] += tilt**2 * _OPERATOR_SHARE / (language.max_args - 1) * inner[:-2]
         self.together.reverse()
         self.whole = tree
+
+    def children(
+        self, level: int, row: Ints, place: Ints, size: Ints, rng: np.random.Generator
+    ) -> tuple[Ints, Ints, Ints]:
+        """Split ``size`` tokens from ``place`` on among the children of each node, [N].
+
+        Args:
+            level: of the nodes, 0 for the whole tree.
+            row: the string that each node is in.
+            place: where its first child begins.
+            size: tokens of all its children.
+            rng: drawn from once for the number of children and once for each but the last.
+
+        Returns:
+            row, place and size of every child.
+        """
+        sums = self.together[level]
+        weights = np.cumsum([sums[number][size] for number in sums if number > 1], axis=0)
+        left = 2 + (weights[:-1] <= rng.random(len(size)) * weights[-1]).sum(axis=0)
+        found = []
+        while len(row):
+            is_last = left == 1
+            found.append((row[is_last], place[is_last], size[is_last]))
+            row, place, size, left = (one[~is_last] for one in (row, place, size, left))
+            draws, first = rng.random(len(size)), np.zeros_like(size)
+            for number in range(2, max(sums) + 1):
+                (here,) = np.nonzero(left == number)
+                first[here] = self._first_sizes(level, number, size[here], draws[here])
+            found.append((row, place, first))
+            place, size, left = place + first, size - first, left - 1
+        rows, places, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return rows, places, sizes
+
+    def _first_sizes(self, level: int, number: int, size: Ints, draws: Floats) -> Ints:
+        """Draw how many of ``size`` tokens the first of ``number`` children has."""
+        if self.longest <= _LONGEST_TABLE:
+            table = self._table(level, number)
+            # row n of the table lies between n and n + 1
+            found = np.searchsorted(table, size + draws, side="right") - size * (self.longest + 1)
+            # a draw just below 1 may be rounded into the next row; each other child has a token
+            sizes: Ints = np.minimum(found, size - (number - 1))
+            return sizes
+        first = np.empty_like(size)
+        per_part = max(1, _PART // (int(size.max(initial=0)) + 1))
+        for start in range(0, len(size), per_part):
+            part = slice(start, start + per_part)
+            sums = np.cumsum(self._weights(level, number, size[part]), axis=1)
+            first[part] = (sums <= (draws[part] * sums[:, -1])[:, None]).sum(axis=1)
+        return first
+
+    def _weights(self, level: int, number: int, size: Ints) -> Floats:
+        """Return how probable each size of the first child is, not normalised, [N, sizes]."""
+        one, others = self.together[level][1], self.together[level][number - 1]
+        sizes = np.arange(int(size.max(initial=0)) + 1)
+        rest = size[:, None] - sizes
+        weights: Floats = np.where(rest >= 0, one[sizes] * others[np.maximum(rest, 0)], 0.0)
+        return weights
+
+    def _table(self, level: int, number: int) -> Floats:
+        """Return the cumulative shares of the first child's sizes, a row per size of all."""
+        if (level, number) not in self._tables:
+            totals = np.arange(self.longest + 1)
+            sums = np.cumsum(self._weights(level, number, totals), axis=1)
+            # sizes that cannot be split are never asked for
+            shares = sums / np.where(sums[:, -1:] > 0, sums[:, -1:], 1.0)
+            self._tables[level, number] = (totals[:, None] + shares).reshape(-1)
+        return self._tables[level, number]
 
 
 def _tilt(max_args: int) -> float:
@@ -85,7 +155,7 @@ class TreeSampler:
     def __init__(self, language: ListOps, *, is_balanced: bool) -> None:
         self.language = language
         self.is_balanced = is_balanced
-        self._known: _Lengths | None = None
+        self._known: dict[int, _Lengths] = {}
         self._shares: dict[int, Floats] = {}
 
     def covers(self, length: int) -> bool:
@@ -157,9 +227,11 @@ class TreeSampler:
         return tokens, labels
 
     def _lengths(self, longest: int) -> _Lengths:
-        if self._known is None or self._known.longest < longest:
-            self._known = _Lengths(self.language, min(LONGEST, 1 << max(6, longest.bit_length())))
-        return self._known
+        # by powers of two, so that what was asked before does not change a last bit
+        size = min(LONGEST, 1 << max(6, longest.bit_length()))
+        if size not in self._known:
+            self._known[size] = _Lengths(self.language, size)
+        return self._known[size]
 
     def _trees(self, lengths: Ints, rng: np.random.Generator) -> Symbols:
         """Draw a tree of each length, level by level, every node of a level at once."""
@@ -167,17 +239,17 @@ class TreeSampler:
         known = self._lengths(longest)
         tokens = np.zeros((len(lengths), longest), dtype=np.uint8)
         row, place, size = np.arange(len(lengths)), np.zeros_like(lengths), lengths
-        for sums in [*known.together, None]:
+        for level in range(self.language.max_depth):
             is_digit = size == 1
             digits = rng.integers(NUM_DIGITS, size=int(is_digit.sum()), dtype=np.uint8)
             tokens[row[is_digit], place[is_digit]] = digits
             row, place, size = row[~is_digit], place[~is_digit], size[~is_digit]
-            if sums is None or not len(row):
+            if not len(row):
                 break
             operators = rng.integers(NUM_OPERATORS, size=len(row), dtype=np.uint8)
             tokens[row, place] = OPENS + operators
             tokens[row, place + size - 1] = CLOSE
-            row, place, size = _children(row, place + 1, size - 2, sums, rng)
+            row, place, size = known.children(level, row, place + 1, size - 2, rng)
         return tokens
 
 
@@ -189,46 +261,3 @@ def _numbered(keys: Ints) -> Ints:
     found = np.empty_like(keys)
     found[order] = ordered * _MOST_ALIKE + np.arange(len(keys)) - starts
     return found
-
-
-def _children(
-    row: Ints, place: Ints, size: Ints, sums: dict[int, Floats], rng: np.random.Generator
-) -> tuple[Ints, Ints, Ints]:
-    """Split ``size`` tokens from ``place`` on among the children of each node, [N].
-
-    Returns:
-        row, place and size of every child.
-    """
-    most = max(sums)
-    weights = np.cumsum([sums[number][size] for number in range(2, most + 1)], axis=0)
-    draws = rng.random(len(size)) * weights[-1]
-    left = 2 + (weights[:-1] <= draws).sum(axis=0)
-    found = []
-    while len(row):
-        is_last = left == 1
-        found.append((row[is_last], place[is_last], size[is_last]))
-        row, place, size, left = (one[~is_last] for one in (row, place, size, left))
-        first = np.zeros_like(size)
-        for number in np.unique(left):
-            (here,) = np.nonzero(left == number)
-            first[here] = _first_sizes(size[here], sums[1], sums[number - 1], rng)
-        found.append((row, place, first))
-        place, size, left = place + first, size - first, left - 1
-    rows, places, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return rows, places, sizes
-
-
-def _first_sizes(size: Ints, one: Floats, others: Floats, rng: np.random.Generator) -> Ints:
-    """Draw how many of ``size`` tokens the first child has, given the weights of the others."""
-    draws = rng.random(len(size))
-    first = np.empty_like(size)
-    per_table = max(1, _TABLE // (int(size.max(initial=0)) + 1))
-    for start in range(0, len(size), per_table):
-        part = size[start : start + per_table]
-        lengths = np.arange(int(part.max()) + 1)
-        rest = part[:, None] - lengths
-        table = np.where(rest >= 0, one[lengths] * others[np.maximum(rest, 0)], 0.0)
-        sums = np.cumsum(table, axis=1)
-        wanted = draws[start : start + per_table] * sums[:, -1]
-        first[start : start + per_table] = (sums <= wanted[:, None]).sum(axis=1)
-    return first

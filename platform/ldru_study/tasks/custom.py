@@ -26,6 +26,8 @@ _LONGEST_PATTERN = 500
 # of all repetitions {n} in a pattern multiplied; each copies its part of the pattern
 _MOST_REPEATS = 1000
 _LONGEST_LABEL = 48
+# states x classes x (symbols - 1)
+_LARGEST_TABLE = 50_000
 
 
 def regex_text(pattern: str, *, alphabet: str | None = None, name: str | None = None) -> str:
@@ -159,13 +161,15 @@ def _regex(text: str, name: str | None, alphabet: str | None, pattern: str) -> T
 def _automaton(text: str, name: str | None, alphabet: str, rows: str, outputs: str) -> Task:
     try:
         _check_alphabet(alphabet)
-        transitions = np.array([[int(to) for to in row.split(",")] for row in rows.split(";")])
-        classes = np.array([int(label) for label in outputs.split(",")])
-        if transitions.shape != (len(classes), len(alphabet)):
+        leads = [_numbers(row) for row in rows.split(";")]
+        classes = np.array(_numbers(outputs))
+        odd = next((len(row) for row in leads if len(row) != len(alphabet)), len(alphabet))
+        if len(leads) != len(classes) or odd != len(alphabet):
             raise ValueError(
                 f"wants {len(classes)} states with {len(alphabet)} symbols each, "
-                f"found {transitions.shape[0]} with {transitions.shape[1]}"
+                f"found {len(leads)} with {odd}"
             )
+        transitions = np.array(leads)
         if transitions.max() >= len(classes):
             raise ValueError(f"leads to state {transitions.max()} of {len(classes)}")
         if len(classes) > MOST_STATES or classes.max() >= MOST_STATES:
@@ -174,6 +178,12 @@ def _automaton(text: str, name: str | None, alphabet: str, rows: str, outputs: s
         return _task(text, name, alphabet, found, f"an automaton of {found.num_states} states")
     except ValueError as error:
         raise UnknownNameError(f"automaton: {error}.") from None
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise ValueError(f"'{text}' is no list of numbers such as 0,1")
+    return [int(part) for part in text.split(",")]
 
 
 def _check_alphabet(alphabet: str) -> None:
@@ -191,6 +201,13 @@ def _check_alphabet(alphabet: str) -> None:
 def _task(text: str, name: str | None, alphabet: str, automaton: Automaton, summary: str) -> Task:
     if automaton.num_states > MOST_STATES:
         raise ValueError(f"needs {automaton.num_states} states; {MOST_STATES} are the most")
+    size = automaton.num_states * automaton.num_classes * (len(alphabet) - 1)
+    if size > _LARGEST_TABLE:
+        raise ValueError(
+            f"has {automaton.num_states} states, {automaton.num_classes} classes and "
+            f"{len(alphabet)} symbols: {size} numbers per token in the sampler's tables; "
+            f"{_LARGEST_TABLE} are the most"
+        )
     if len(automaton.recurring_classes) < 2:
         raise ValueError(
             f"gives every long string the class {automaton.recurring_classes[0]}: nothing to learn"

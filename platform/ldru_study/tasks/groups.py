@@ -13,7 +13,8 @@ from ldru_study.tasks.task import Family, Task, digits
 Permutation = tuple[int, ...]
 
 _DEGREES = {"s": (2, 5), "a": (3, 5)}
-_LARGEST_CYCLIC = 64
+# a sampler's tables grow with the square of it
+_LARGEST_CYCLIC = 32
 
 
 def word_problem(generators: tuple[Permutation, ...]) -> tuple[Automaton, tuple[Permutation, ...]]:

@@ -50,7 +50,7 @@ def test_show():
     # what is estimated says so
     assert shown[3][:3] == ["hard", "40", "50.0 %"]
     assert shown[3][3].startswith("~")
-    assert shown[7] == ["paper", "41", "100.0 %", "~100.0 %", "~100.0 %"]
+    assert shown[7] == ["paper", "41", "100.0 %", "100.0 %", "100.0 %"]
 
 
 def test_show_as_json():

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tests.tasks.test_samplers import Reference
 
 from ldru_study.tasks.counts import LogCounts
 from ldru_study.tasks.registry import find_task
@@ -136,14 +137,46 @@ def test_what_the_window_covers_is_known():
     assert (long.first, long.last) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "length", "window"),
+    [
+        ("tomita_2", 6, 3),
+        ("tomita_3", 8, 3),
+        ("tomita_4", 7, 5),
+        ("tomita_5", 7, 2),
+        ("tomita_7", 8, 4),
+    ],
+)
+def test_windows_of_walks_by_enumeration(name, length, window):
+    """Every string by its probability; known are the state after the first tokens, and what
+    the last ones make of every state."""
+    automaton = find_task(name).automaton
+    best = {"first": Counter(), "last": Counter()}
+    for string, probability in Reference(find_task(name), length).walks().items():
+        state, states = 0, np.arange(automaton.num_states)
+        for symbol in string[:window]:
+            state = automaton.transitions[state, symbol]
+        for symbol in string[-window:]:
+            states = automaton.transitions[states, symbol]
+        (label,) = automaton.label(np.array([string], dtype=np.uint8), np.array([length]))
+        best["first"][int(state), int(label)] += probability
+        best["last"][automaton.outputs[states].tobytes(), int(label)] += probability
+    (found,) = window_shortcuts(name, "paper", [length], window)
+    assert found.is_exact
+    for side, joint in best.items():
+        kinds = {kind for kind, _ in joint}
+        exact = sum(max(joint[kind, label] for label in (0, 1)) for kind in kinds)
+        assert getattr(found, side) == pytest.approx(exact, rel=1e-9), side
+
+
 def test_estimated_windows_are_near_the_truth():
-    """Walks of tomita_5 are uniform but for their last symbols, so its windows are known."""
-    (walks,) = window_shortcuts("tomita_5", "paper", [60], 20)
-    (exact,) = window_shortcuts("tomita_5", "balanced", [60], 20)
-    assert (walks.is_exact, exact.is_exact) == (False, True)
-    assert walks.first == pytest.approx(exact.first, abs=0.03)
-    # an even length that is rejected has an odd number of each symbol
-    assert walks.last == pytest.approx(exact.last, abs=0.03)
+    """Nearly all words of a group of two are equally likely however they are drawn."""
+    (hard,) = window_shortcuts("parity_check", "hard", [60], 20)
+    assert not hard.is_exact
+    assert hard.first == pytest.approx(0.5, abs=0.03)
+    (known,) = window_shortcuts("prefix_4_2", "hard", [60], 20)
+    # the prefix is settled before nearly every turn
+    assert known.first == 1
 
 
 def test_hard_strings_give_less_away():

@@ -62,7 +62,7 @@ class WalkSampler(BalancedSampler):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.automaton)
-        self._reach = Reach(task.automaton)
+        self.reach = Reach(task.automaton)
         self._labelled = ProductLabels(task.automaton)
 
     def covers(self, length: int) -> bool:
@@ -72,5 +72,5 @@ class WalkSampler(BalancedSampler):
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
         labels = self._labels(lengths, rng)
-        tokens = self._reach.walk(labels, lengths, rng)
+        tokens = self.reach.walk(labels, lengths, rng)
         return tokens, self._labelled.label(tokens, lengths)

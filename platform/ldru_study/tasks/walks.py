@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
+from ldru_study.tasks.sampling import Floats
 
 Truths = npt.NDArray[np.bool_]
 
@@ -36,6 +37,17 @@ class Reach:
         order = np.argsort(~possible, axis=-1, kind="stable").astype(np.uint8)
         self._possible, self._symbols = possible.reshape(-1), order.reshape(-1)
         self._num_possible = possible.sum(axis=-1).reshape(-1)
+
+    def shares(self, label: int, to_go: int) -> Floats:
+        """Return how `walk` draws the next symbol, ``to_go`` symbols before the end, [S, V].
+
+        All zero in states from which the label cannot come.
+        """
+        place = self._row(to_go) * self.automaton.num_classes + label
+        shape = self.automaton.transitions.shape
+        possible = self._possible.reshape(-1, *shape)[place]
+        found: Floats = possible / np.maximum(possible.sum(axis=1, keepdims=True), 1)
+        return found
 
     def walk(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
         """Draw strings with these labels symbol by symbol, each evenly among what is possible.

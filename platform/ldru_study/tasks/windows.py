@@ -14,7 +14,7 @@ import numpy as np
 from ldru_study.tasks.algebra import minimal, unfold
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
 from ldru_study.tasks.counts import LogCounts
-from ldru_study.tasks.paper import PaperSampler
+from ldru_study.tasks.paper import PaperSampler, WalkSampler
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.samplers import Sampler, Sampling, sampler_of
 from ldru_study.tasks.sampling import BalancedSampler, Floats
@@ -35,8 +35,9 @@ class Window:
         window: tokens that are read.
         first: from the first tokens; None: not known.
         last: from the last tokens; None: not known.
-        is_exact: whether these were computed; else they are the accuracy, on drawn strings, of
-            the best rule on what the automaton knows from the window.
+        is_exact: whether these were computed, rather than counted on drawn strings. Where strings
+            with equal labels are not equally likely, as in walks and in hard sampling, both are
+            of the best rule on what the automaton knows from the window.
     """
 
     length: int
@@ -62,6 +63,10 @@ def window_shortcuts(
         return tuple(_whole(length, window) or _unknown(length, window) for length in lengths)
     if type(sampler) in (BalancedSampler, PaperSampler):
         return _exact(minimal(found.automaton), sampler, lengths, window)
+    if isinstance(sampler, WalkSampler):
+        return tuple(
+            _whole(length, window) or _of_walks(sampler, length, window) for length in lengths
+        )
     return tuple(_estimated(task, sampling, sampler, length, window) for length in lengths)
 
 
@@ -136,6 +141,59 @@ def _by_class(ways: Floats, meaning: Ints, automaton: Automaton) -> Floats:
 def _sum(logs: Floats) -> float:
     # rounding may lead a hair above certainty
     return min(1.0, float(np.exp(np.logaddexp.reduce(logs))))
+
+
+def _of_walks(sampler: WalkSampler, length: int, window: int) -> Window:
+    """Follow the walks of each label: their states, then which map their last tokens are."""
+    automaton, rest = sampler.automaton, length - window
+    maps = unfold(
+        np.arange(automaton.num_states),
+        lambda leads, symbol: automaton.transitions[leads, symbol],
+        automaton.num_symbols,
+        _MOST_MEANINGS,
+    )
+    firsts, lasts = [], []
+    for label, share in enumerate(sampler.label_shares(length)):
+        steps = [sampler.reach.shares(label, length - 1 - place) for place in range(length)]
+        states = [np.zeros(automaton.num_states)]
+        states[0][0] = share
+        for step in steps[: max(window, rest)]:
+            after = np.zeros(automaton.num_states)
+            np.add.at(after, automaton.transitions, states[-1][:, None] * step)
+            states.append(after)
+        firsts.append(states[window])
+        if maps is not None:
+            lasts.append(_maps_of_walks(states[rest], steps[rest:], *maps))
+    last = None
+    if maps is not None:
+        kinds = np.unique(automaton.outputs[maps[1]], axis=0, return_inverse=True)[1].reshape(-1)
+        last = _best([np.bincount(kinds, weights=one) for one in lasts])
+    return Window(length, window, _best(firsts), last, is_exact=True)
+
+
+def _maps_of_walks(states: Floats, steps: Sequence[Floats], longer: Ints, maps: Ints) -> Floats:
+    """Return how probable it is that the symbols drawn in ``steps`` are each map, [M].
+
+    Args:
+        states: how probable each state is before them, [S].
+        steps: how probable each symbol is in each state, [S, V] each.
+        longer: number of the map that a map and a symbol are, [M, V].
+        maps: where each leads, [M, S]; number 0 is the empty string's.
+    """
+    joint = np.zeros_like(maps, dtype=np.float64)
+    joint[0] = states
+    for step in steps:
+        after = np.zeros_like(joint)
+        for symbol in range(longer.shape[1]):
+            np.add.at(after, longer[:, symbol], joint * step[maps, symbol])
+        joint = after
+    found: Floats = joint.sum(axis=1)
+    return found
+
+
+def _best(joint: Sequence[Floats]) -> float:
+    """Return the accuracy of the best rule, given how probable what it knows is with each class."""
+    return float(np.max(joint, axis=0).sum())
 
 
 def _estimated(task: str, sampling: Sampling, sampler: Sampler, length: int, window: int) -> Window:

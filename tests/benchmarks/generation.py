@@ -23,8 +23,6 @@ from ldru_study.training.batches import training_batch
 from ldru_study.training.training import Training
 
 LENGTH, BATCH, LONG = 40, 256, 100_000
-# as small as anyone trains
-WIDTH = 32
 
 
 def median_s(call: Callable[[], object], clock: Callable[[], float], budget_s: float) -> float:
@@ -47,12 +45,12 @@ def trial(task: str, sampling: Sampling, model: dict[str, object]) -> TrialConfi
     )
 
 
-def trainer_s(kind: str, device: torch.device, budget_s: float) -> float:
+def trainer_s(kind: str, width: int, device: torch.device, budget_s: float) -> float:
     """Return the seconds of one optimiser step without the drawing of its batch."""
     fields = MODEL_CONFIGS[kind].model_fields
     model: dict[str, object] = {"kind": kind}
     if "width" in fields:
-        model["width"] = WIDTH
+        model["width"] = width
     if "layers" in fields:
         model["layers"] = 1
     config = trial("parity_check", "balanced", model)
@@ -76,14 +74,15 @@ def batches_of(config: TrialConfig) -> Callable[[], object]:
 
 @click.command()
 @click.option("--budget", "budget_s", default=0.2, help="Seconds per measurement.")
+@click.option("--width", default=32, help="Of every trainer; 32 is as small as anyone trains.")
 @click.option("--cuda", "on_cuda", is_flag=True, help="Train on the GPU.")
 @click.option("--task", "tasks", multiple=True, help="Only these; repeatable.")
-def main(budget_s: float, on_cuda: bool, tasks: tuple[str, ...]) -> None:
+def main(budget_s: float, width: int, on_cuda: bool, tasks: tuple[str, ...]) -> None:
     """Measure every kind of trainer, then every task and sampling against the fastest."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if on_cuda else "cpu")
     kinds = [kind for kind in sorted(MODEL_CONFIGS) if kind != "constant"]
-    steps = {kind: trainer_s(kind, device, budget_s) for kind in kinds}
+    steps = {kind: trainer_s(kind, width, device, budget_s) for kind in kinds}
     for kind, seconds in sorted(steps.items(), key=lambda item: item[1]):
         click.echo(f"trainer {kind:<14} {1e3 * seconds:8.2f} ms per step of {BATCH} x {LENGTH}")
     fastest = min(steps.values())

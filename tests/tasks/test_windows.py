@@ -110,6 +110,16 @@ def test_whether_drawn_strings_are_dead_after_32_tokens(name, published):
     assert percent(means) == pytest.approx(published, abs=0.05 + spread)
 
 
+@pytest.mark.parametrize(
+    ("name", "published"), [("tomita_3", 98.7), ("tomita_4", 96.1), ("tomita_7", 100)]
+)
+def test_whether_walks_are_dead_after_32_tokens(name, published):
+    """Computed, every ninth length: no rule on the state is better than asking if it is dead."""
+    found = window_shortcuts(name, "paper", range(42, 501, 9), 32)
+    assert all(one.is_exact for one in found)
+    assert percent(one.first for one in found) == pytest.approx(published, abs=0.051)
+
+
 def test_last_tokens_of_arithmetic():
     sampler = sampler_of("modular_arithmetic", "paper")
     lengths = [length for length in PUBLISHED_LENGTHS if sampler.covers(length)]

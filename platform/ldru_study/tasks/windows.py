@@ -167,7 +167,9 @@ def _of_walks(sampler: WalkSampler, length: int, window: int) -> Window:
     last = None
     if maps is not None:
         kinds = np.unique(automaton.outputs[maps[1]], axis=0, return_inverse=True)[1].reshape(-1)
-        last = _best([np.bincount(kinds, weights=one) for one in lasts])
+        # a row of each meaning's maps
+        together = (kinds == np.arange(kinds.max() + 1)[:, None]).astype(np.float64)
+        last = _best([together @ one for one in lasts])
     return Window(length, window, _best(firsts), last, is_exact=True)
 
 

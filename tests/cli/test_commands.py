@@ -16,7 +16,6 @@ from ldru_study.cli import group, main
 from ldru_study.models.registry import build_model
 from ldru_study.results.store import Store
 from ldru_study.spec.model import MODEL_CONFIGS
-from ldru_study.tasks.registry import task_names
 
 
 @pytest.fixture
@@ -150,24 +149,6 @@ def test_an_empty_store_says_how_to_begin(tmp_path):
         done = run(command, store=str(tmp_path / "none"))
         assert (done.exit_code, done.stdout) == (0, "")
         assert "no studies yet. `ldru-study submit SPEC` makes one." in done.stderr
-
-
-def test_tasks():
-    listed = run("tasks", "list")
-    assert [row[0] for row in table(listed.stdout)] == list(task_names())
-    assert [row["task"] for row in json.loads(run("tasks", "list", "--json").stdout)] == list(
-        task_names()
-    )
-    shown = run("tasks", "show", "tomita_5", "--length", "40", "--length", "41").stdout
-    assert table("\n".join(shown.splitlines()[5:])) == [["40", "yes", "0.5000"], ["41", "no"]]
-    (even, odd) = json.loads(
-        run("tasks", "show", "tomita_5", "--length", "40", "--length", "41", "--json").stdout
-    )["lengths"]
-    assert even == {"length": 40, "covered": True, "chance": 0.5}
-    assert odd == {"length": 41, "covered": False, "chance": None}
-    missing = run("tasks", "show", "parity_chek")
-    assert missing.exit_code == 2
-    assert "parity_check" in missing.stderr
 
 
 def test_models():

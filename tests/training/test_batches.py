@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from tests.conftest import small_trial
 
@@ -93,3 +94,39 @@ def test_a_curriculum_that_begins_below_a_task_draws_its_shortest_length():
     config = small_trial(max_length=32, curriculum={"start_length": 1})
     config = config.model_copy(update={"task": "d_4"})
     assert set(training_batch(config, 0).lengths.tolist()) == {2}
+
+
+def own_trial(task, sampling="balanced"):
+    base = small_trial(max_length=12)
+    return type(base).model_validate(base.model_dump() | {"task": task, "sampling": sampling})
+
+
+@pytest.mark.parametrize(
+    ("task", "sampling"),
+    [
+        ("d_2", "paper"),
+        ("d_2", "hard"),
+        ("tomita_3", "paper"),
+        ("listops_3_9", "balanced"),
+        ("modular_arithmetic", "paper"),
+        ({"regex": "(0|1)*010(0|1)*"}, "hard"),
+    ],
+)
+def test_every_task_and_sampling_makes_batches(task, sampling):
+    config = own_trial(task, sampling)
+    language = find_task(config.task).language
+    for batch in (
+        training_batch(config, 3),
+        validation_batch(config, 20),
+        evaluation_block(config, 25, 0, 0, 20),
+    ):
+        labels = language.label(batch.tokens.numpy().astype(np.uint8), batch.lengths.numpy())
+        assert labels.tolist() == batch.labels.tolist()
+    other = own_trial(task, "balanced" if sampling != "balanced" else "paper")
+    assert not torch.equal(training_batch(config, 3).tokens, training_batch(other, 3).tokens)
+
+
+def test_one_language_has_one_stream_however_it_is_written():
+    one, other = own_trial({"regex": "(0|1)*1"}), own_trial({"regex": "0*1(1|00*1)*", "name": "a"})
+    assert one.trial_id == other.trial_id
+    assert torch.equal(training_batch(one, 3).tokens, training_batch(other, 3).tokens)

@@ -115,7 +115,7 @@ def _cell(
     cell: Mapping[str, Any], trials: list[dict[str, Any]], curves: Mapping[str, LengthCurve]
 ) -> CellCurves:
     return CellCurves(
-        task=cell["config"]["task"],
+        task=cell["axes"]["task"],
         model=cell["axes"]["model"],
         key=cell["cell"],
         curves=tuple(curves[trial["trial_id"]] for trial in trials if trial["trial_id"] in curves),

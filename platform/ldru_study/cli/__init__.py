@@ -9,10 +9,11 @@ from ldru_study.cli.analysis import analyze, report
 from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
 from ldru_study.cli.group import StudyGroup
-from ldru_study.cli.registries import models, tasks
+from ldru_study.cli.registries import models
 from ldru_study.cli.spec import plan, schema, validate
 from ldru_study.cli.store import list_studies, query, status, store
 from ldru_study.cli.submit import submit
+from ldru_study.cli.tasks import tasks
 
 
 @click.group(cls=StudyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,7 +14,9 @@ from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import HEADLINE_FIELDS
 from ldru_study.spec.paths import Place, describe, get_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
+from ldru_study.spec.task import as_task_text
 from ldru_study.spec.trial import TrainConfig, TrialConfig
+from ldru_study.tasks.registry import find_task
 
 Rule = tuple[Mapping[str, Any], Mapping[str, Any]]
 Problem = tuple[Place, str]
@@ -178,9 +180,22 @@ def _matches(
         except ValueError as error:
             found[(*source, path), f"{error}."] = None
             return False
+        if path == "task":
+            try:
+                wanted = _task_texts(wanted)
+            except ValueError as error:
+                found[(*source, path), str(error)] = None
+                return False
         if value != wanted and not (isinstance(wanted, list) and value in wanted):
             return False
     return True
+
+
+def _task_texts(wanted: Any) -> Any:
+    # a task of the user's own is known by its text form
+    if isinstance(wanted, list):
+        return [as_task_text(one) for one in wanted]
+    return as_task_text(wanted)
 
 
 def _unknown_in_train(path: str) -> bool:
@@ -200,9 +215,16 @@ def _named(
 ) -> tuple[Cell, ...]:
     varying = _varying_fields([config for _, config in configs], axes)
     seen: dict[str, tuple[int, ...]] = {}
+    called: dict[str, str] = {}
     cells = []
     for choice, config in configs:
-        shown = {"task": config.task, "model": _model_label(config, varying)}
+        label = find_task(config.task).label
+        if called.setdefault(label, config.task) != config.task:
+            # only an axis can give a study two tasks
+            place: Place = ("grid", "task", choice[axes.index("task")])
+            text = f"is shown as '{label}', as another task is. Give it a name of its own."
+            found[place, text] = None
+        shown = {"task": label, "model": _model_label(config, varying)}
         for axis, number in zip(axes, choice, strict=True):
             if axis not in shown and len(grid[axis]) > 1:
                 shown[axis] = _show(grid[axis][number])

@@ -7,6 +7,7 @@ from typing import Any
 from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.study import StudyFile
+from ldru_study.spec.task import OWN_TASKS
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import task_names
 
@@ -23,8 +24,13 @@ def json_schema() -> dict[str, Any]:
     trial = TrialConfig.model_json_schema()
     definitions = trial.pop("$defs") | frame.pop("$defs")
     fields = trial["properties"]
+    own = []
+    for config in OWN_TASKS.values():
+        written = config.model_json_schema()
+        definitions |= written.pop("$defs", {}) | {config.__name__: written}
+        own.append({"$ref": f"#/$defs/{config.__name__}"})
     # families of tasks are open: names of further members are text as well
-    fields["task"] = {"anyOf": [{"enum": list(task_names())}, {"type": "string"}]}
+    fields["task"] = {"anyOf": [{"enum": list(task_names())}, {"type": "string"}, *own]}
     for name in ("task", "sampling", "model"):
         frame["properties"][name] = fields[name]
     # a grid may supply what is missing here, so nothing inside is required

@@ -6,19 +6,20 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from ldru_study.errors import UnknownNameError
+from ldru_study.errors import StudyError
 from ldru_study.spec.engine import DeepSpeedEngine, EngineConfig, PlainEngine
 from ldru_study.spec.model import ModelConfig, matched
 from ldru_study.spec.sizes import Share
 from ldru_study.spec.strict import Strict
+from ldru_study.spec.task import as_task_text
 from ldru_study.tasks.registry import find_task
+from ldru_study.tasks.samplers import Sampling, sampler_of
 
 # raise by hand when the same configuration would train to other weights, or a default changes
 RECIPE = 1
 
-Sampling = Literal["balanced"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -137,21 +138,23 @@ _CARRIED_OUT: dict[str, Any] = {
 class TrialConfig(Strict):
     """One concrete configuration with one seed: the unit of resume, of caching and of rows."""
 
-    task: str
+    task: Annotated[str, BeforeValidator(as_task_text)]
     sampling: Sampling = "balanced"
     model: ModelConfig
     train: TrainConfig = TrainConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
-    @field_validator("task")
+    @field_validator("sampling")
     @classmethod
-    def _task_exists(cls, name: str) -> str:
-        try:
-            found: str = find_task(name).name
-        except UnknownNameError as error:
-            # pydantic adds the place to values that are refused so
-            raise ValueError(str(error)) from None
-        return found
+    def _task_is_sampled_so(cls, sampling: Sampling, info: ValidationInfo) -> Sampling:
+        # without a task there is another problem to tell
+        if "task" in info.data:
+            try:
+                sampler_of(info.data["task"], sampling)
+            except StudyError as error:
+                # pydantic adds the place to values that are refused so
+                raise ValueError(str(error)) from None
+        return sampling
 
     @field_validator("model")
     @classmethod
@@ -209,10 +212,11 @@ class TrialConfig(Strict):
         behaviour leaves every stored trial valid; a test pins what the defaults are. Nor does
         how the training is carried out: a trial that one engine, or one number of workers, has
         begun may be continued by another. Of ``train.engine`` only ``precision`` enters; of a width
-        it does not matter whether it was given or found by ``match_parameters``.
+        it does not matter whether it was given or found by ``match_parameters``, and of a task of
+        the user's own enters the smallest automaton, not how it was written.
         """
         decides = self.model_dump(mode="json", exclude_defaults=True, exclude=_CARRIED_OUT)
-        decides["recipe"] = RECIPE
+        decides |= {"task": find_task(self.task).identity, "recipe": RECIPE}
         decides["model"].pop("match_parameters", None)
         # empty where nothing but the excluded was set
         if "engine" in decides.get("train", {}) and not decides["train"]["engine"]:

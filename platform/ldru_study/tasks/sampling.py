@@ -8,6 +8,7 @@ Shapes: B batch, T tokens, V vocabulary, C classes, S states.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +60,15 @@ class BalancedSampler:
         raise ValueError("no length has strings of every class")
 
     def chance(self, length: int) -> float:
-        """Return the accuracy of the best constant answer at ``length``."""
-        return 1 / len(self.automaton.classes_at(length))
+        """Return the accuracy of the best constant answer at ``length``; 0 without strings."""
+        return float(self.label_shares(length).max())
+
+    def label_shares(self, length: int) -> Floats:
+        """Return how probable each label is at ``length``, float64 [C]."""
+        present = self.automaton.classes_at(length)
+        shares = np.zeros(self.automaton.num_classes)
+        shares[list(present)] = 1 / max(1, len(present))
+        return shares
 
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length, and its label.
@@ -76,6 +84,10 @@ class BalancedSampler:
         """
         labels = self._labels(lengths, rng)
         return self._walk(labels, lengths, rng), labels
+
+    def with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+        """Draw a uniform string of each length with each label, int64 [B], which must exist."""
+        return self._walk(labels, lengths, rng)
 
     def stream(
         self, length: int, num_strings: int, rng: np.random.Generator, size: int
@@ -108,6 +120,24 @@ class BalancedSampler:
         return labels
 
 
+class DrawsWhole:
+    """Gives a sampler `BalancedSampler.stream` by drawing whole strings and handing out pieces."""
+
+    def stream(
+        self: HasSample, length: int, num_strings: int, rng: np.random.Generator, size: int
+    ) -> tuple[Ints, Iterator[Symbols]]:
+        """Draw as `BalancedSampler.stream` does, but hold all strings, a byte per token."""
+        tokens, labels = self.sample(np.full(num_strings, length), rng)
+        return labels, (tokens[:, start : start + size] for start in range(0, length, size))
+
+
+class HasSample(Protocol):
+    """What `DrawsWhole` needs."""
+
+    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
+        """See `BalancedSampler.sample`."""
+
+
 class _Walk:
     """Uniform strings with given labels, by walks whose steps are weighted by what can follow.
 
@@ -120,7 +150,8 @@ class _Walk:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        self._paths = [np.eye(automaton.num_classes)[automaton.outputs]]
+        classes = np.arange(automaton.num_classes)
+        self._paths = [(automaton.outputs[:, None] == classes).astype(np.float64)]
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
         self._period: int | None = None

@@ -24,8 +24,9 @@ from ldru_study.models.registry import num_parameters
 from ldru_study.spec.engine import DeepSpeedEngine
 from ldru_study.spec.plan import Question
 from ldru_study.spec.trial import TrainConfig, TrialConfig
+from ldru_study.tasks.samplers import sampler_of
 from ldru_study.training.attempt import is_measured
-from ldru_study.training.batches import longest_length, sampler_of
+from ldru_study.training.batches import longest_length
 from ldru_study.training.evaluate import evaluate, evaluation_batch_size
 from ldru_study.training.memory import peak_mib
 from ldru_study.training.prediction import power_law
@@ -261,7 +262,7 @@ def _string_seconds(
 
 def _anchors(config: TrialConfig, lengths: Sequence[int]) -> list[int]:
     """Return lengths to measure at: one that is short, then doubling to the longest asked."""
-    sampler, length = sampler_of(config.task), config.train.max_length
+    sampler, length = sampler_of(config.task, config.sampling), config.train.max_length
     anchors = {sampler.nearest_covered(min(lengths[0], length)), lengths[-1]}
     while length < lengths[-1]:
         anchors.add(sampler.nearest_covered(length))

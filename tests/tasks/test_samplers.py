@@ -346,6 +346,19 @@ def test_long_strings_of_every_sampling(sampling):
     assert 0 < sampler.chance(4000) <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "sampling"), [("d_4", "hard"), ("tomita_3", "paper"), ("listops_3_9", "balanced")]
+)
+def test_pieces_are_those_of_the_whole(name, sampling):
+    sampler = sampler_of(name, sampling)
+    tokens, labels = sampler.sample(np.full(5, 50), np.random.default_rng(2))
+    same, pieces = sampler.stream(50, 5, np.random.default_rng(2), 16)
+    parts = list(pieces)
+    assert [part.shape[1] for part in parts] == [16, 16, 16, 2]
+    assert (np.hstack(parts) == tokens).all()
+    assert (same == labels).all()
+
+
 def test_what_a_task_does_not_have_is_explained():
     with pytest.raises(StudyError) as caught:
         sampler_of("listops_3_9", "hard")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
 from ldru_study.tasks.counts import LogCounts
+from ldru_study.tasks.pieces import DrawnWhole
 from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.sampling import BalancedSampler, Floats
 from ldru_study.tasks.task import Task
@@ -57,7 +58,7 @@ class PaperSampler(BalancedSampler):
         return labels
 
 
-class WalkSampler(BalancedSampler):
+class WalkSampler(DrawnWhole, BalancedSampler):
     """Labels evenly among those that exist, then a random walk that may end with the label."""
 
     def __init__(self, task: Task) -> None:

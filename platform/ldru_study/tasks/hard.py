@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
+from ldru_study.tasks.pieces import DrawnWhole
 from ldru_study.tasks.products import ProductLabels
-from ldru_study.tasks.sampling import BalancedSampler, DrawsWhole
+from ldru_study.tasks.sampling import BalancedSampler
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
 
@@ -25,7 +26,7 @@ _TRIES_PER_ROUND, _MOST_ROUNDS = 4, 4
 _REJECTED, _ACCEPTED, _NEAR = 0, 1, 2
 
 
-class HardSampler(DrawsWhole, BalancedSampler):
+class HardSampler(DrawnWhole, BalancedSampler):
     """Draws labels evenly, then strings that are easily mistaken for another label's."""
 
     def __init__(self, task: Task) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
 from ldru_study.tasks.counts import LogCounts
+from ldru_study.tasks.pieces import DrawnWhole
 from ldru_study.tasks.products import ProductLabels
-from ldru_study.tasks.sampling import BalancedSampler, DrawsWhole, Floats
+from ldru_study.tasks.sampling import BalancedSampler, Floats
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
 
 
-class PaperSampler(DrawsWhole, BalancedSampler):
+class PaperSampler(BalancedSampler):
     """Uniform strings, half of which may be accepted ones by decree.
 
     Strings with equal labels are equally likely, as under balanced sampling; what differs is how
@@ -57,7 +58,7 @@ class PaperSampler(DrawsWhole, BalancedSampler):
         return labels
 
 
-class WalkSampler(DrawsWhole, BalancedSampler):
+class WalkSampler(DrawnWhole, BalancedSampler):
     """Labels evenly among those that exist, then a random walk that may end with the label."""
 
     def __init__(self, task: Task) -> None:

@@ -8,7 +8,6 @@ Shapes: B batch, T tokens, V vocabulary, C classes, S states.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -120,24 +119,6 @@ class BalancedSampler:
         return labels
 
 
-class DrawsWhole:
-    """Gives a sampler `BalancedSampler.stream` by drawing whole strings and handing out pieces."""
-
-    def stream(
-        self: HasSample, length: int, num_strings: int, rng: np.random.Generator, size: int
-    ) -> tuple[Ints, Iterator[Symbols]]:
-        """Draw as `BalancedSampler.stream` does, but hold all strings, a byte per token."""
-        tokens, labels = self.sample(np.full(num_strings, length), rng)
-        return labels, (tokens[:, start : start + size] for start in range(0, length, size))
-
-
-class HasSample(Protocol):
-    """What `DrawsWhole` needs."""
-
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """See `BalancedSampler.sample`."""
-
-
 class _Walk:
     """Uniform strings with given labels, by walks whose steps are weighted by what can follow.
 
@@ -150,8 +131,7 @@ class _Walk:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        classes = np.arange(automaton.num_classes)
-        self._paths = [(automaton.outputs[:, None] == classes).astype(np.float64)]
+        self._paths = [self._last_paths()]
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
         self._period: int | None = None
@@ -263,10 +243,15 @@ class _Walk:
             cuts[:, row] = shares
         return cuts.reshape(-1, size[-1]), np.arange(first, last) - begin * step
 
+    def _last_paths(self) -> Floats:
+        """Return the paths of no step, float64 [S, C]; a state may have no class."""
+        classes = np.arange(self.automaton.num_classes)
+        return (self.automaton.outputs[:, None] == classes).astype(np.float64)
+
     def _save(self, num_parts: int) -> None:
         """Keep the paths that every part of ``_BETWEEN_SAVED`` rows begins with."""
         if not self._saved:
-            self._saved = [np.eye(self.automaton.num_classes)[self.automaton.outputs]]
+            self._saved = [self._last_paths()]
         while len(self._saved) < num_parts:
             paths = self._saved[-1]
             for _ in range(_BETWEEN_SAVED):

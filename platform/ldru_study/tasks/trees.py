@@ -15,7 +15,8 @@ import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
 from ldru_study.tasks.listops import CLOSE, NUM_DIGITS, NUM_OPERATORS, OPENS, ListOps
-from ldru_study.tasks.sampling import DrawsWhole, Floats
+from ldru_study.tasks.pieces import DrawnWhole
+from ldru_study.tasks.sampling import Floats
 from ldru_study.tasks.streams import random_stream
 
 LONGEST = 4096
@@ -146,7 +147,7 @@ def _tilt(max_args: int) -> float:
     return tilt_at(low)
 
 
-class TreeSampler(DrawsWhole):
+class TreeSampler(DrawnWhole):
     """Draws trees of given lengths; with ``is_balanced`` each label as often as the others.
 
     A balanced label is drawn first; then trees are drawn until there are enough with it.

@@ -246,7 +246,8 @@ class _Walk:
     def _last_paths(self) -> Floats:
         """Return the paths of no step, float64 [S, C]; a state may have no class."""
         classes = np.arange(self.automaton.num_classes)
-        return (self.automaton.outputs[:, None] == classes).astype(np.float64)
+        paths: Floats = (self.automaton.outputs[:, None] == classes).astype(np.float64)
+        return paths
 
     def _save(self, num_parts: int) -> None:
         """Keep the paths that every part of ``_BETWEEN_SAVED`` rows begins with."""

@@ -108,8 +108,7 @@ function guideTrace(line, text, dash) {
 
 function drawCurves() {
   const cells = cellsOfTask().filter(cell => cell.seeds.length);
-  const alone = state.cell !== null && data.cells[state.cell].task === state.task ? data.cells[state.cell] : null;
-  const visible = cells.filter(cell => shown(cell) && (!alone || cell === alone));
+  const visible = cells.filter(shown), alone = visible.length === 1;
   const traces = [], guides = new Map();
   for (const cell of cells) guides.set(JSON.stringify(cell.chance), cell.chance);
   for (const line of guides.values()) traces.push(guideTrace(line, "chance", "dash"));
@@ -265,9 +264,11 @@ const observer = new IntersectionObserver(entries => entries.forEach(entry => {
   if (entry.isIntersecting) { seen.add(entry.target.id); refresh([]); } else seen.delete(entry.target.id);
 }), {rootMargin: "300px"});
 
+// a cell by itself is its model by itself: the legend shows what is hidden and brings it back
 function choose(task, cell) {
+  if (cell !== null) state.hidden = new Set(data.series.map((_, number) => number).filter(number => number !== data.cells[cell].series));
+  else if (state.cell !== null) state.hidden.clear();
   state.task = task; state.cell = cell;
-  if (cell !== null) state.hidden.delete(data.cells[cell].series);
   place("task").value = task;
   document.querySelectorAll(".heat a").forEach(link => link.toggleAttribute("aria-current", Number(link.dataset.cell) === cell));
   writeLegend(); writeDetail(); refresh(["curves", "strip", "training", "scaling"]);

@@ -31,6 +31,7 @@ _TEMPLATE = "report.html.j2"
 _FIGURES = (".pdf", ".png", ".svg")
 # of a diff so much is shown; the store has all of it
 _MOST_DIFF = 20_000
+_NUMERIC = ("in distribution", "at 2x", "at 3x", "at the longest", "half way to chance")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def render_report(
         kinds=[kind for kind in KINDS if any(kind in verdict.counts for verdict in verdicts)],
         columns=[COLUMNS[n] for n in filled],
         rows=[[row[n] for n in filled] for row in rows],
+        numeric=_NUMERIC,
         seeds=[_seed_row(cell, seed) for cell in verdicts for seed in cell.seeds],
         limits=limits(verdicts, extras.samplings),
         flags={name.replace("_", " "): text for name, text in FLAGS.items()},

@@ -8,6 +8,7 @@ from ldru_study import __version__
 from ldru_study.cli.analysis import analyze, report
 from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
+from ldru_study.cli.export import export
 from ldru_study.cli.group import StudyGroup
 from ldru_study.cli.registries import models, tasks
 from ldru_study.cli.spec import plan, schema, validate
@@ -42,6 +43,7 @@ for _command in (
     store,
     analyze,
     report,
+    export,
     tasks,
     models,
     cluster,

@@ -10,6 +10,7 @@ from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
 from ldru_study.cli.export import export
 from ldru_study.cli.group import StudyGroup
+from ldru_study.cli.refine import refine
 from ldru_study.cli.registries import models, tasks
 from ldru_study.cli.spec import plan, schema, validate
 from ldru_study.cli.store import list_studies, query, status, store
@@ -35,6 +36,7 @@ for _command in (
     validate,
     plan,
     submit,
+    refine,
     status,
     list_studies,
     logs,

@@ -14,7 +14,7 @@ from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import Failure, StudyCounts
 from ldru_study.analysis.counts import CellCurves
-from ldru_study.analysis.page import Extras, page_data
+from ldru_study.analysis.page import Extras, ScalingLine, page_data
 from ldru_study.analysis.plots import failure_figure
 from ldru_study.analysis.report import Origin, render_report
 from ldru_study.analysis.sentences import answer, headline, limits
@@ -191,7 +191,12 @@ def with_length(length, half):
 
 def test_numbers_that_vary_make_a_scaling_panel():
     cells = [with_length(20, 4), with_length(40, None)]
-    (panel,) = page_data(judge_cells(cells), Extras())["scaling"]
+    line = ScalingLine(
+        "train.max_length", "parity_check", "rnn, train.schedule cosine", "x^1", [20, 40], [80, 160]
+    )
+    other = dataclasses.replace(line, axis="model.width")
+    (panel,) = page_data(judge_cells(cells), Extras(scaling=[line, other]))["scaling"]
+    assert [(one["x"], one["y"]) for one in panel["lines"]] == [([20, 40], [80, 160])]
     assert panel["axis"] == "train.max_length"
     assert {point["label"] for point in panel["points"]} == {"rnn, train.schedule cosine"}
     failed, held = panel["points"][:2], panel["points"][2:]
@@ -210,7 +215,7 @@ def test_a_model_gets_one_sentence(verdicts):
         r"collapses, half way to chance at [34]\.\d+x\.\.[34]\.?\d*x\.", answer([sharp])
     )
     assert answer([chance]) == "never learned."
-    assert answer([missing]) == "no result on all 1 tasks."
+    assert answer([missing]) == "no result on its task."
     both = answer([holds, chance])
     assert both == "holds on parity_check as far as tested (100x); never learned: tomita_5."
     assert headline(holds) == "> 100x"

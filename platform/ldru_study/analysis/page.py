@@ -25,6 +25,27 @@ _NUM_POINTS = 80
 
 
 @dataclass(frozen=True)
+class ScalingLine:
+    """A line through the failure lengths of one model on one task.
+
+    Args:
+        axis: what varies, as in the grid.
+        task: the task.
+        label: the model and the other axes, as `page_data` names its points.
+        what: the line in words, its exponent and interval.
+        x: values of the axis.
+        y: tokens.
+    """
+
+    axis: str
+    task: str
+    label: str
+    what: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Extras:
     """What a page shows beside the verdicts; whatever is empty is left out.
 
@@ -35,6 +56,7 @@ class Extras:
         searches: every setting that was tried.
         shortcuts: by cell, the accuracy at each of its lengths of the best predictor that sees only
             a window as long as the training length.
+        scaling: lines through the points of the scaling panel.
         samplings: how test strings were drawn.
     """
 
@@ -42,6 +64,7 @@ class Extras:
     objectives: Sequence[str] = ()
     searches: Sequence[SearchRow] = ()
     shortcuts: Mapping[str, Floats] = field(default_factory=dict)
+    scaling: Sequence[ScalingLine] = ()
     samplings: Sequence[str] = ()
 
 
@@ -88,7 +111,7 @@ def page_data(verdicts: Sequence[CellVerdict], extras: Extras) -> dict[str, Any]
             | {"task": tasks.index(verdict.cell.task), "series": numbers[verdict.cell.label]}
             for verdict in verdicts
         ],
-        "scaling": _scaling(verdicts),
+        "scaling": _scaling(verdicts, extras.scaling),
         "search": _search(extras),
     }
 
@@ -173,7 +196,7 @@ def _chance(curves: Sequence[LengthCurve]) -> dict[str, Any]:
     return {"x": _numbers(counts.multiples, 5), "y": _numbers(counts.chance, 4)}
 
 
-def _scaling(verdicts: Sequence[CellVerdict]) -> list[dict[str, Any]]:
+def _scaling(verdicts: Sequence[CellVerdict], lines: Sequence[ScalingLine]) -> list[dict[str, Any]]:
     """Return failure lengths in tokens against every axis of the grid that is a number.
 
     A point has a length ``y``, or only bounds: ``low`` without ``high`` when no failure was seen,
@@ -189,7 +212,13 @@ def _scaling(verdicts: Sequence[CellVerdict]) -> list[dict[str, Any]]:
     for axis in axes:
         points = [point for verdict in verdicts for point in _points(verdict, axis)]
         if len({point["x"] for point in points}) > 1:
-            found.append({"axis": axis, "points": points})
+            through = [
+                {"task": line.task, "label": line.label, "what": line.what}
+                | {"x": _numbers(line.x, 5), "y": _numbers(line.y, 5)}
+                for line in lines
+                if line.axis == axis
+            ]
+            found.append({"axis": axis, "points": points, "lines": through})
     return found
 
 

@@ -179,7 +179,7 @@ function drawTraining() {
 }
 
 function drawScaling() {
-  const {axis, points} = data.scaling[state.axis];
+  const {axis, points, lines} = data.scaling[state.axis];
   const mine = points.filter(point => point.task === data.tasks[state.task]);
   const labels = [...new Set(points.map(point => point.label))];
   const xs = mine.map(point => point.x), ys = mine.flatMap(p => [p.y, p.low, p.high]).filter(y => y !== null);
@@ -196,6 +196,8 @@ function drawScaling() {
       error_y: {type: "data", symmetric: false, thickness: 1, width: 0, color: faded(colour, .7),
         array: some.map((p, i) => between[i] && p.high !== null ? p.high - y[i] : 0), arrayminus: some.map((p, i) => between[i] && p.low !== null ? y[i] - p.low : 0)}};
   });
+  for (const line of lines) if (line.task === data.tasks[state.task]) traces.push({type: "scatter", mode: "lines", x: line.x, y: line.y, showlegend: false,
+    meta: {label: line.label}, line: {width: 2, color: data.series[labels.indexOf(line.label) % data.series.length].colour}, hoverinfo: "text", text: line.x.map(() => `<b>${literal(line.label)}</b><br>${literal(line.what)}`)});
   const values = [...new Set(points.map(point => point.x))].sort((a, b) => a - b);
   place("scaling-axis").textContent = axis;
   return draw("scaling", traces, {

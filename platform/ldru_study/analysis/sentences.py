@@ -58,7 +58,7 @@ def answer(verdicts: Sequence[CellVerdict]) -> str:
 def _tasks(verdicts: Sequence[CellVerdict], num_tasks: int) -> str:
     names = [verdict.cell.task for verdict in verdicts]
     if len(names) == num_tasks:
-        return f"all {num_tasks} tasks"
+        return {1: "its task", 2: "both tasks"}.get(num_tasks, f"all {num_tasks} tasks")
     if len(names) > _MOST_NAMED:
         return f"{len(names)} of {num_tasks} tasks"
     return ", ".join(names)

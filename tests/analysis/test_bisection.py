@@ -60,6 +60,18 @@ def test_a_slow_fall_ends_too():
     assert len(lengths) < 12
 
 
+def test_a_failure_within_the_training_range_is_left_alone():
+    # many more lengths there would change what counts as learned
+    assert refined(lambda length: 1.0 if length < 30 else 0.5, 1.05) == (None, list(LENGTHS))
+
+
+def test_the_longest_training_length_is_asked_first():
+    lengths = [10, 20, 160]
+    curve = answered(lambda length: 1.0 if length < 100 else 0.5, lengths)
+    found = bisect_failure(curve, level=0.9, ratio=1.05, nearest_covered=int)
+    assert (found.holds_at, found.fails_at, found.next_length) == (20, 160, 40)
+
+
 def test_only_covered_lengths_are_asked():
     found, lengths = refined(
         lambda length: 1.0 if length < 101 else 0.5, 1.01, lambda length: 2 * round(length / 2)

@@ -49,6 +49,10 @@ def bisect_failure(
 ) -> Bisection | None:
     """Say where a curve fails and which length would tell it better.
 
+    Only a failure beyond the training range is looked for, and only lengths beyond it are asked,
+    after the longest training length itself: many lengths chosen near a failure within the range
+    would change what counts as learned.
+
     That it fails must be sure (the Wilson bounds of two tested lengths enclose the level); between
     those two the observed excess decides, so that every evaluation halves the interval, also where
     the fall is so slow that no number of lengths makes it sure.
@@ -61,7 +65,8 @@ def bisect_failure(
         confidence: of the Wilson bounds.
 
     Returns:
-        None when no failure is sure, or it never surely held before.
+        None when no failure is sure, it never surely held before, or it fails at a length that it
+        was trained on.
 
     Raises:
         ValueError: ``ratio`` is not above 1.
@@ -75,6 +80,9 @@ def bisect_failure(
     inside = (curve.multiples > bracket.holds_at) & (curve.multiples <= bracket.fails_at)
     failed = int(np.flatnonzero(inside & (observed < level))[0])
     low, high = int(curve.lengths[failed - 1]), int(curve.lengths[failed])
-    middle = nearest_covered(round(math.sqrt(low * high)))
+    trained = curve.train_max_length
+    if high <= trained:
+        return None
+    middle = nearest_covered(trained if low < trained else round(math.sqrt(low * high)))
     is_open = high > ratio * low and low < middle < high
     return Bisection(low, high, middle if is_open else None)

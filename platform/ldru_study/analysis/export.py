@@ -122,6 +122,12 @@ def _named(column: _Column, head: str) -> _Column:
 
 
 _CONFIDENCE = _Column("Confidence", ("distinct confidence",), lambda row: share(row["confidence"]))
+_SHARPNESS = _Column(
+    "Sharpness W",
+    ("sharpness", "sharpness_lower", "sharpness_upper"),
+    # a ratio of lengths, no multiple of one
+    lambda row: estimate(Estimate(*row.values())).replace("x", ""),
+)
 _VERDICT_COLUMNS = (
     _plain("Verdict", "verdict"),
     _plain("Seeds", "num_seeds", "r"),
@@ -142,7 +148,7 @@ _VERDICT_COLUMNS = (
 _CURVE_COLUMNS = (
     _plain("Verdict", "verdict"),
     _named(_estimated("half_multiple"), "Half way to chance"),
-    _named(_estimated("sharpness"), "Sharpness"),
+    _SHARPNESS,
     _Column(
         "Bracket",
         ("holds_at", "fails_at"),
@@ -218,8 +224,12 @@ def _check(database: Database, claim: Claim) -> str | None:
         return f"{claim.where}: says {claim.text}; the store has nothing of it any more."
     if rows[0] == claim.values:
         return None
-    was, now = (", ".join(f"{k} {v}" for k, v in row.items()) for row in (claim.values, rows[0]))
-    return f"{claim.where}: says {claim.text} from {was}; the store has {now}."
+    changes = ", ".join(
+        f"{name} {claim.values.get(name)} is now {value}"
+        for name, value in rows[0].items()
+        if claim.values.get(name) != value
+    )
+    return f"{claim.where}: says {claim.text}, but {changes}."
 
 
 def _difference(path: Path, data: bytes) -> str:

@@ -195,9 +195,14 @@ def query(
     elif as_json:
         print_json(to_records(result))
     else:
-        rows = [list(row.values()) for row in to_records(to_flat(result))]
+        rows = [[_written(v) for v in row.values()] for row in to_records(to_flat(result))]
         numbers = [field.name for field in result.schema if _is_number(field)]
         print_table(result.column_names, rows, right=numbers)
+
+
+def _written(value: object) -> object:
+    # the last digits of a binary fraction say nothing to a person
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def _is_number(field: pyarrow.Field) -> bool:

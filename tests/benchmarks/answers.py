@@ -8,6 +8,7 @@ all runs are printed.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -87,6 +88,33 @@ def main(studies: int, runs: int, folder: Path | None) -> None:
             [timed(lambda: write_report(Store(str(place)), "wide", page)) for _ in range(2)],
         )
         click.echo(f"{page.stat().st_size / 1e6:.2f} MB")
+        time_page(page)
+
+
+def time_page(page: Path) -> None:
+    """Open a report in Chromium and time how long its script keeps the page from answering."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        click.echo("no chromium on the PATH: the page is not opened")
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        report("open the page", [timed(lambda: tab.goto(page.as_uri()))])
+        tab.locator("#curves").scroll_into_view_if_needed()
+        tab.wait_for_selector("#curves .main-svg", state="attached")
+        # one task after the other, as a click in the table of verdicts or on the list would
+        switch = """async task => {
+            const begun = performance.now();
+            choose(task, null);
+            await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+            return (performance.now() - begun) / 1000;
+        }"""
+        tasks = range(tab.evaluate("data.tasks.length"))
+        report("draw the curves of another task", [tab.evaluate(switch, n) for n in tasks])
+        browser.close()
 
 
 def fill(store: Store, studies: int) -> None:
@@ -137,7 +165,8 @@ def save(store: Store, spec: StudySpec, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_arrays(arrays, schema=versioned(schema)), path)
     record = {"submissions": [{"at": "2026-01-01T00:00:00+00:00", "command": ["submit"]}]}
-    record["submissions"][0] |= {"revision": "0" * 40, "versions": {}, "hardware": {}}
+    about = {"revision": "0" * 40, "diff": "", "versions": {}, "hardware": {}}
+    record["submissions"][0] |= about
     store.save_study(
         spec.name,
         {

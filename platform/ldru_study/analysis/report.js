@@ -22,10 +22,10 @@ function ticks(first, last, write) {
   return {tickvals: powers, ticktext: powers.map(write)};
 }
 
-// 1, 2, 5, 10 ... written out, as many as fit
+// a logarithmic axis with 1, 2, 5, 10 ... written out; a plain one for what is all of one size
 function decades(values) {
   const positive = values.filter(value => value > 0), first = Math.min(...positive), last = Math.max(...positive);
-  if (!positive.length) return {};
+  if (!positive.length || last < 8 * first) return {};
   const low = Math.floor(Math.log10(first)), high = Math.ceil(Math.log10(last)), steps = high - low > 3 ? [1] : [1, 2, 5];
   const found = [];
   for (let power = low; power <= high; power++) for (const step of steps) found.push(Number(`${step}e${power}`));

@@ -21,7 +21,7 @@ from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, tra
 from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
 from ldru_study.analysis.sentences import WORDS, answer, by_label, headline, leading_kind, limits
 from ldru_study.analysis.tables import COLUMNS, estimate, render, verdict_rows
-from ldru_study.analysis.verdict import FLAGS, KINDS, CurveVerdict, times
+from ldru_study.analysis.verdict import FLAGS, CurveVerdict, times
 from ldru_study.errors import StudyError
 from ldru_study.results.query import Database
 from ldru_study.results.search_table import read_searches, rows_of
@@ -130,8 +130,6 @@ def render_report(
         num_trials=sum(counts.states.values()),
         answers=_answers(verdicts),
         heat=_heat(verdicts),
-        words=WORDS,
-        kinds=[kind for kind in KINDS if any(kind in verdict.counts for verdict in verdicts)],
         columns=[COLUMNS[n] for n in filled],
         rows=[[row[n] for n in filled] for row in rows],
         numeric=_NUMERIC,

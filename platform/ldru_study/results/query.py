@@ -22,8 +22,6 @@ from ldru_study.results.store import DamagedFileError, Store
 from ldru_study.results.table import Damage
 from ldru_study.spec.plan import Question
 
-VIEWS = ("attempts", "evaluations", "metrics", "refinements", "suggestions", "trials")
-
 Derived = Callable[["Database"], pa.Table]
 _Found = TypeVar("_Found")
 

@@ -11,15 +11,16 @@ const times = m => `${Number(m.toPrecision(3))}x`;
 const percent = share => (100 * share).toFixed(2) + " %";
 const faded = (colour, alpha) => colour + Math.round(255 * alpha).toString(16).padStart(2, "0");
 const variable = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const isNarrow = () => innerWidth < 640;
 const cellsOfTask = () => data.cells.filter(cell => cell.task === state.task);
 const shown = cell => !state.hidden.has(cell.series);
 
 function ticks(first, last, write) {
   const low = Math.ceil(Math.log2(first)), high = Math.floor(Math.log2(last));
-  const stride = Math.max(1, Math.ceil((high - low + 1) / 9));
+  const stride = Math.max(1, Math.ceil((high - low + 1) / (isNarrow() ? 5 : 9)));
   const powers = [];
   for (let power = low; power <= high; power++) if (power % stride === 0) powers.push(2 ** power);
-  return {tickvals: powers, ticktext: powers.map(write)};
+  return {tickvals: powers, ticktext: powers.map(write), tickangle: 0};
 }
 
 // a logarithmic axis with 1, 2, 5, 10 ... written out; a plain one for what is all of one size
@@ -118,7 +119,7 @@ function drawCurves() {
   const {axis, trained} = multiplesAxis(cells);
   return draw("curves", traces, {
     shapes: trained,
-    annotations: [{x: 0, y: 0, xref: "x", yref: "paper", yanchor: "bottom", xanchor: "right", showarrow: false, text: "trained to here ", font: {size: 12, color: grey}}],
+    annotations: isNarrow() ? [] : [{x: 0, y: 0, xref: "x", yref: "paper", yanchor: "bottom", xanchor: "right", showarrow: false, text: "trained to here ", font: {size: 12, color: grey}}],
     xaxis: {...axis, title: "test length / longest training length"},
     yaxis: {range: [-.02, 1.04], tickformat: ".0%", title: "accuracy"},
   });
@@ -153,7 +154,7 @@ function drawStrip() {
   place("strip").style.height = `${height}px`;
   return draw("strip", traces, {
     height, shapes: trained, margin: {l: 56, r: 16, t: 4, b: 48},
-    xaxis: {...axis, title: "multiple of the longest training length"},
+    xaxis: {...axis, title: isNarrow() ? "multiple" : "multiple of the longest training length"},
     yaxis: {range: [-.6, cells.length - .4], tickvals: cells.map((_, row) => row), ticktext: cells.map(cell => literal(data.series[cell.series].label).replace(/, /g, ",<br>")),
       showgrid: false, fixedrange: true, title: ""},
   });

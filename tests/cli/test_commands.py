@@ -110,7 +110,10 @@ def test_figures_and_pages_are_written_where_asked(tiny, tmp_path):
 
 
 def test_query_formats_hold_the_same_rows(tiny, tmp_path):
-    sql = "select seed, length, num_total from evaluations where model_label = 'constant'"
+    sql = (
+        "select seed, length, num_total from evaluations where model_label = 'constant' "
+        "order by all"
+    )
     wanted = [
         {"seed": seed, "length": length, "num_total": 64} for seed in (0, 1) for length in (8, 16)
     ]

@@ -62,8 +62,12 @@ def collect(store: Store, study: str) -> StudyCounts:
         NotFoundError: the store holds no such study.
         StoreError: the study's own files are damaged, or the store cannot be read.
     """
-    asked = store.study(study)
-    database = Database(store)
+    return counts_of(Database(store, [study]), study)
+
+
+def counts_of(database: Database, study: str) -> StudyCounts:
+    """Return the counts of one of a database's studies."""
+    asked = database.studies[study]
     trials = database.rows(
         "select cell, seed, trial_id, state, cause, suggestion, "
         "train.max_length as train_max_length "

@@ -8,7 +8,9 @@ from ldru_study import __version__
 from ldru_study.cli.analysis import analyze, report
 from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
+from ldru_study.cli.export import export
 from ldru_study.cli.group import StudyGroup
+from ldru_study.cli.refine import refine
 from ldru_study.cli.registries import models
 from ldru_study.cli.spec import plan, schema, validate
 from ldru_study.cli.store import list_studies, query, status, store
@@ -35,6 +37,7 @@ for _command in (
     validate,
     plan,
     submit,
+    refine,
     status,
     list_studies,
     logs,
@@ -43,6 +46,7 @@ for _command in (
     store,
     analyze,
     report,
+    export,
     tasks,
     models,
     cluster,

@@ -70,20 +70,23 @@ def prepare(
     forget_dead(store)
     held = holdings_for(store, read_facts(store), spec)
     plan = plan_study(spec, held, retry_diverged=retry_diverged)
-    submission_id = record["submission_id"]
-    earlier = store.provenance(spec.name)["submissions"] if spec.name in store.studies() else []
-    others = [one for one in earlier if one.get("submission_id") != submission_id]
-    store.save_study(
-        spec.name,
-        {
-            "spec.yaml": spec.text.encode(),
-            "provenance.json": _json({"submissions": [*others, record]}),
-            # last: a study exists once its resolved form does
-            "resolved.json": _json(resolved(spec, plan)),
-        },
-    )
+    store.save_study(spec.name, {"spec.yaml": spec.text.encode()})
+    keep_record(store, spec.name, record)
+    # last: a study exists once its resolved form does
+    store.save_study(spec.name, {"resolved.json": _json(resolved(spec, plan))})
     predictions = kept_predictions(store)
-    return Submission(spec, store, plan, submission_id, record["revision"], predictions)
+    return Submission(spec, store, plan, record["submission_id"], record["revision"], predictions)
+
+
+def keep_record(store: Store, study: str, record: dict[str, Any]) -> None:
+    """Add a record to those of a study; one of the same submission is replaced.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    earlier = store.provenance(study)["submissions"] if study in store.studies() else []
+    others = [one for one in earlier if one.get("submission_id") != record["submission_id"]]
+    store.save_study(study, {"provenance.json": _json({"submissions": [*others, record]})})
 
 
 def _json(content: object) -> bytes:

@@ -33,7 +33,6 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ldru_study.errors import SpecError, StoreError
-from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake, Reason
 from ldru_study.execution.deaths import (
     cause_of_death,
@@ -42,7 +41,8 @@ from ldru_study.execution.deaths import (
     newest_error,
 )
 from ldru_study.execution.rank_group import bundles, rank_group
-from ldru_study.execution.scheduler import CellSchedulers
+from ldru_study.execution.scheduler import CellAsha, CellSchedulers
+from ldru_study.execution.submit import Submission
 from ldru_study.results.facts import read_facts
 from ldru_study.results.store import Store
 from ldru_study.spec.study import ResourcesConfig
@@ -50,6 +50,26 @@ from ldru_study.training.failures import INTERRUPTED, OUT_OF_MEMORY
 from ldru_study.training.work import Outcome, Progress, Work
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class OrderBook(Protocol):
+    """Hands out orders and takes in how they ended; an `Agenda` is one."""
+
+    submission: Submission
+    brake: Brake
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be handed out any more."""
+
+    def next(self) -> Work | None:
+        """Return the next order; None while there is none, or none yet."""
+
+    def asha(self, work: Work) -> CellAsha | None:
+        """Return the early stopping that an order takes part in."""
+
+    def ended(self, work: Work, outcome: Outcome) -> None:
+        """Take in how an order ended."""
 
 
 class Listener(Protocol):
@@ -100,7 +120,7 @@ class RunOptions:
 
 
 def run_trials(
-    agenda: Agenda, store: Store, options: RunOptions, *, brake: Brake, listener: Listener
+    agenda: OrderBook, store: Store, options: RunOptions, *, brake: Brake, listener: Listener
 ) -> RunResult:
     """Run what the agenda hands out and return when all is over, or the brake was pulled.
 
@@ -226,7 +246,7 @@ def _trial(config: dict[str, Any]) -> None:
 class _Orders(Searcher):  # type: ignore[misc]
     """Hands the agenda's orders to Tune, each as the configuration of a trial."""
 
-    def __init__(self, agenda: Agenda | None = None, options: RunOptions | None = None) -> None:
+    def __init__(self, agenda: OrderBook | None = None, options: RunOptions | None = None) -> None:
         super().__init__()
         self.agenda = agenda
         self.threads = 1 if options is None else max(1, int(options.resources.cpus))

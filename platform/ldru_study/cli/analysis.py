@@ -50,6 +50,58 @@ def verdicts(study: str, store_uri: str, as_json: bool) -> None:
 
 
 @analyze.command()
+@click.argument("counts", type=click.Path(path_type=Path, allow_dash=True))
+@json_option
+def fit(counts: Path, as_json: bool) -> None:
+    """Judge counts from anywhere: where each case fails, how sharply, and how sure that is.
+
+    COUNTS is a JSON file, or - for stdin: {"cases": [{"id": "a", "multiples": [1, 2, 4],
+    "num_correct": [[64, 60, 33], [64, 63, 40]], "num_total": 64, "chance": 0.5}]}, with a list of
+    counts for each seed. num_total and chance may also differ from multiple to multiple.
+
+    \b
+    Example: ldru-study analyze fit counts.json --json
+    """
+    from ldru_study.analysis.cases import case_json, judge_cases, read_cases
+    from ldru_study.analysis.tables import estimate
+
+    cases = read_cases(*_read_text(counts))
+    judged = list(zip(cases, judge_cases(cases), strict=True))
+    if as_json:
+        print_json({"cases": [case_json(*one) for one in judged]})
+        return
+    print_table(
+        ("id", "seeds", "verdict", "half way to chance (95 %)", "reason"),
+        [
+            [
+                case.id,
+                len(case.curves),
+                verdict.kind,
+                estimate(verdict.half_multiple),
+                verdict.reason,
+            ]
+            for case, verdict in judged
+        ],
+        right=("seeds",),
+        keys=("id",),
+    )
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """Return a file's text and its name; ``-`` is stdin."""
+    from ldru_study.errors import InputError, NotFoundError
+
+    if str(path) == "-":
+        return sys.stdin.read(), "stdin"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path}: there is no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(path), [f"it cannot be read as text: {error}."]) from None
+
+
+@analyze.command()
 @click.argument("study")
 @store_option
 @json_option

@@ -28,9 +28,11 @@ def test_the_example_of_the_docstring_is_true():
     ("name", "seed", "most"), [("usual", 11, 0.04), ("octaves", 12, 0.1), ("few", 13, 0.1)]
 )
 def test_simulated_cells_are_found_again(name, seed, most):
-    """60 cells each; `tests/benchmarks/simulated_truth.py` draws thousands, in every variant."""
+    """60 or 30 cells; `tests/benchmarks/simulated_truth.py` draws thousands, in every variant."""
     rng = np.random.default_rng(seed)
-    truths = [draw_cell(rng, VARIANTS[name], KINDS[n % 3]) for n in range(60)]
+    truths = [
+        draw_cell(rng, VARIANTS[name], KINDS[n % 3]) for n in range(60 if name == "usual" else 30)
+    ]
     found = score(truths, judge_jointly([t.curves for t in truths], CASE_SETTINGS, levels=()))
     assert found.right >= 0.95
     assert found.covered >= 0.9
@@ -63,7 +65,8 @@ def test_seeds_of_another_kind_are_named_and_do_not_count():
     verdict = judge(*step, holds, guesses)
     assert verdict.kind == "sharp"
     assert verdict.left_out == {3: "holds", 4: "never_learned"}
-    assert 3 < verdict.half_multiple.lower < verdict.half_multiple.upper < 11
+    # Student's t with three seeds
+    assert 1.9 < verdict.half_multiple.lower < 4 < 6 < verdict.half_multiple.upper < 13
     verdict = judge(step[0], holds, holds, holds)
     assert verdict.kind == "holds"
     assert verdict.left_out == {0: "sharp"}

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import ndtri
 
+from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.counts import Floats, LengthCurve
 from ldru_study.analysis.curves import BETA, LAPSE, RHO, SCALE, Cells, Family, survival
 from ldru_study.analysis.evidence import Evidence, gather
 from ldru_study.analysis.failure import UNKNOWN, Estimate, log_span, sharpness
 from ldru_study.analysis.fits import optimise
 from ldru_study.analysis.joint import LAPSE_MEAN, JointFits, fit_jointly, refit_with, stack_seeds
+from ldru_study.analysis.judge import judge_curves
 from ldru_study.analysis.profiles import crossings, middle_of_top
 from ldru_study.analysis.thresholds import Thresholds, interval_cut, profile_medians
 from ldru_study.analysis.verdict import DEFAULTS, Kind, VerdictSettings, times, unlearned_reason
@@ -140,8 +142,12 @@ def judge_jointly(
     for n, refitted in zip(again, _fit(rest, settings), strict=True):
         subjects[n] = refitted
     for n, row in enumerate(asked):
-        verdict = _majority(subjects[n], others[n]) or _decide(subjects[n], settings, wanted)
-        left = {seed: kind for seed, kind in others[n].items() if kind != verdict.kind}
+        own = _decide(subjects[n], settings, wanted)
+        verdict = _majority(subjects[n], others[n]) or own
+        kinds = {curve.seed: own.kind for curve in subjects[n].curves} | others[n]
+        if own.kind == "holds":
+            kinds |= _collapsed(subjects[n].curves, settings)
+        left = {seed: kinds[seed] for seed in sorted(kinds) if kinds[seed] != verdict.kind}
         verdicts[row] = replace(verdict, left_out=left)
     return [verdicts[row] for row in range(len(groups))]
 
@@ -269,6 +275,17 @@ def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind
     # a seed that the others' scatter can explain is one of them
     explained = {"holds": near[1] > subject.last, "never_learned": near[0] < 1}
     return {seed: kind for seed, kind in found.items() if not explained[kind]}
+
+
+def _collapsed(curves: Sequence[LengthCurve], settings: VerdictSettings) -> dict[int, Kind]:
+    """Return the seeds that surely fall below half way, with their own verdicts.
+
+    A cell whose other seeds are faultless may hold, with such a seed as overdispersion.
+    """
+    level = min(settings.learned_level, 0.5)
+    fallen = [c for c in curves if find_bracket(c, level, settings.confidence).fails_at is not None]
+    verdicts = judge_curves(fallen, settings, levels=())
+    return {curve.seed: verdict.kind for curve, verdict in zip(fallen, verdicts, strict=True)}
 
 
 def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | None:

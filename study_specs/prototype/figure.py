@@ -64,8 +64,11 @@ def main(output: Path) -> None:
     (output / "curves.json").write_text(text + "\n")
     cases = read_cases(text, "curves.json")
     for case, verdict in zip(cases, judge_cases(cases), strict=True):
-        half = estimate(verdict.half_multiple)
-        click.echo(f"{case.id}: {verdict.kind}, {half}, {verdict.reason}")
+        half, others = estimate(verdict.half_multiple), ", ".join(verdict.left_out.values())
+        besides = (
+            f"; {len(verdict.left_out)} of {len(case.curves)} seeds: {others}" if others else ""
+        )
+        click.echo(f"{case.id}: {verdict.kind}, {half}, {verdict.reason}{besides}")
     cells = [
         CellCurves(task, model, f"{task}/{model}", tuple(curves))
         for (task, model), curves in found.items()

@@ -278,14 +278,18 @@ def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind
 
 
 def _collapsed(curves: Sequence[LengthCurve], settings: VerdictSettings) -> dict[int, Kind]:
-    """Return the seeds that surely fall below half way, with their own verdicts.
+    """Return the seeds that fail when judged alone.
 
     A cell whose other seeds are faultless may hold, with such a seed as overdispersion.
     """
-    level = min(settings.learned_level, 0.5)
-    fallen = [c for c in curves if find_bracket(c, level, settings.confidence).fails_at is not None]
+    level, confidence = settings.near_perfect, settings.confidence
+    fallen = [c for c in curves if find_bracket(c, level, confidence).fails_at is not None]
     verdicts = judge_curves(fallen, settings, levels=())
-    return {curve.seed: verdict.kind for curve, verdict in zip(fallen, verdicts, strict=True)}
+    return {
+        curve.seed: verdict.kind
+        for curve, verdict in zip(fallen, verdicts, strict=True)
+        if verdict.kind not in ("holds", "inconclusive")
+    }
 
 
 def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | None:

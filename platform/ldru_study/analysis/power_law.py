@@ -92,10 +92,34 @@ def _best(u: Floats, v: Floats, starts: Floats) -> Floats:
         minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         for start in np.clip(starts, [-np.inf, -20, _NO_FLOOR], np.inf)
     ]
-    best = min(found, key=lambda one: one.fun)
-    gradient = np.where((best.x[2] <= _NO_FLOOR) & (np.arange(3) == 2), 0.0, best.jac)
+    best = _polish(min(found, key=lambda one: one.fun).x, u, v)
+    gradient = huber(best, u, v)[1] / _DELTA
+    # a floor of nothing cannot sink further
+    gradient = np.where((best[2] <= _NO_FLOOR + 1) & (np.arange(3) == 2), 0.0, gradient)
     # the gradient is at most the number of runs, in units of delta and of one run
     if np.linalg.norm(gradient) > 0.05 * len(u):
         norm = np.linalg.norm(gradient)
         raise ValueError(f"the optimiser stopped at a gradient of {norm:.2g}, not at a minimum")
-    return np.asarray(best.x)
+    return best
+
+
+def _polish(start: Floats, u: Floats, v: Floats) -> Floats:
+    """Take weighted Gauss-Newton steps: where most residuals exceed delta, L-BFGS stops at a kink.
+
+    Source: Huber 1981, "Robust statistics", section 7.8, modified weights.
+    """
+    best, value = start, huber(start, u, v)[0]
+    for _ in range(200):
+        power = best[0] + best[1] * u
+        residual, share = np.logaddexp(power, best[2]) - v, expit(power - best[2])
+        weight = np.minimum(1.0, _DELTA / np.maximum(np.abs(residual), 1e-12))
+        slopes = np.stack([share, share * u, 1 - share], axis=1)
+        normal = slopes.T @ (weight[:, None] * slopes) + 1e-12 * np.eye(3)
+        step = -np.linalg.solve(normal, slopes.T @ (weight * residual))
+        tried = [best + size * step for size in (1.0, 0.5, 0.1, 0.01)]
+        tried = [np.array([p[0], p[1], max(p[2], _NO_FLOOR)]) for p in tried]
+        values = [huber(p, u, v)[0] for p in tried]
+        if min(values) >= value - 1e-12 * abs(value):
+            break
+        best, value = tried[int(np.argmin(values))], min(values)
+    return np.asarray(best)

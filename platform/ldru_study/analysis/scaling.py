@@ -134,7 +134,7 @@ def scale(
                 x=x,
                 num_runs=len(group),
                 num_failed=sum(run.is_event for run in group),
-                num_beyond=sum(np.isinf(run.upper) for run in group),
+                num_beyond=sum(bool(np.isinf(run.upper)) for run in group),
                 num_unlearned=sum(run.lower == 0 and np.isfinite(run.upper) for run in group),
                 lower=lower,
                 upper=upper if np.isfinite(upper) else None,

@@ -124,6 +124,7 @@ def _cell(
         key=cell["cell"],
         curves=tuple(curves[trial["trial_id"]] for trial in trials if trial["trial_id"] in curves),
         chosen_by=_chosen_by(cell),
+        config=cell["config"],
         axes={name: shown for name, shown in cell["axes"].items() if name not in _NAMED},
         failed={
             trial["seed"]: trial["cause"]

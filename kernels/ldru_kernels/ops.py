@@ -320,12 +320,18 @@ def tree_plan(lengths: Tensor | None, leaves: Tensor, lone_node: str) -> list[Te
 
 
 def scan_plan(
-    lengths: Tensor | None, leaves: Tensor, *, inclusive: bool, has_root: bool
+    lengths: Tensor | None,
+    leaves: Tensor,
+    *,
+    inclusive: bool,
+    has_root: bool,
+    own_roots: bool = False,
 ) -> list[Tensor]:
     """Return the plan of `schedule.build_scan` for leaves [P, B, T, E]."""
     _, batch, num_tokens, _ = leaves.shape
-    op = plan_scan if torch.compiler.is_compiling() else _scan
-    return list(op(lengths, batch, num_tokens, inclusive, has_root, leaves.device))
+    if torch.compiler.is_compiling() and not own_roots:
+        return list(plan_scan(lengths, batch, num_tokens, inclusive, has_root, leaves.device))
+    return list(_scan(lengths, batch, num_tokens, inclusive, has_root, leaves.device, own_roots))
 
 
 def tokens_plan(
@@ -355,9 +361,10 @@ def _scan(
     inclusive: bool,
     has_root: bool,
     device: torch.device,
+    own_roots: bool = False,
 ) -> Plan:
     counted = check_lengths(lengths, batch, num_tokens)
-    options = {"inclusive": inclusive, "has_root": has_root}
+    options = {"inclusive": inclusive, "has_root": has_root, "own_roots": own_roots}
     return plan_for(build_scan, counted, num_tokens, device, **options)
 
 

@@ -43,6 +43,14 @@ from ldru_kernels.folding import compute_dtype
 from ldru_kernels.frontend import Execution, padding, prepare
 from ldru_kernels.levels import needs_padding
 from ldru_kernels.parts import Numbering
+from ldru_kernels.prefix_scan import (
+    ScanSettings,
+    check_scan_root,
+    refuse_identity,
+    roots_of,
+    scan_of_chunks,
+    scan_stretches,
+)
 from ldru_kernels.weights import MergeWeights, operator_name
 
 
@@ -139,6 +147,62 @@ def tree_reduce_tokens(
     leaves = token_leaves(stretch, tokens, states.shape[1], dropout)
     roots = _reduce(leaves, states, weights, execution, tokens.shape[1], group)
     return roots if table.dim() == 3 else roots[0]
+
+
+def prefix_scan(
+    leaves: Tensor,
+    weights: MergeWeights,
+    *,
+    group: dist.ProcessGroup,
+    lengths: Tensor,
+    inclusive: bool = True,
+    root: Tensor | None = None,
+    precision: str | None = None,
+    backend: str = "auto",
+    recompute: bool | None = None,
+) -> Tensor:
+    """Return the state of every prefix that ends in this worker's chunk; without dropout.
+
+    Each worker reduces its chunk, all exchange the roots and scan them, and each scans its chunk
+    after what comes before it.
+
+    Args:
+        leaves: as in `tree_reduce`.
+        weights: as in `ldru_kernels.prefix_scan`.
+        group: as in `tree_reduce`.
+        lengths: as in `tree_reduce`.
+        inclusive: as in `ldru_kernels.prefix_scan`.
+        root: the same, equal on all workers.
+        precision: the same.
+        backend: the same.
+        recompute: the same.
+
+    Returns:
+        Prefix states, in the shape and dtype of ``leaves``; 0 beyond a sequence's length.
+
+    Raises:
+        ValueError: as `ldru_kernels.prefix_scan` does, and where C is no power of two.
+    """
+    check_inputs(leaves, weights, 0.0)
+    refuse_identity(weights)
+    check_scan_root(root, leaves, inclusive=inclusive)
+    trees = leaves if leaves.dim() == 4 else leaves[None]
+    execution = Execution(0.0, precision, backend, recompute)
+    stretch = _stretch(lengths, trees, "left_fold", None, execution, group)
+    population, batch, size, width = trees.shape
+    how, place = ScanSettings(weights, execution, inclusive), dist.get_rank(group)
+    counts = torch.from_numpy(stretch.num_tokens)
+    # who has nothing of a sequence scans one zero, of which nothing is kept
+    is_real = (torch.arange(size) < counts[:, None]).to(trees.device)[..., None]
+    counts, trees = counts.clamp(min=1), trees.where(is_real, 0)
+    roots = exchange(roots_of(trees, counts, how), group).permute(1, 2, 0, 3)
+    first = None if root is None else root.reshape(population, 1, width).expand(-1, batch, -1)
+    num_chunks = [-(-length // size) for length in stretch.lengths]
+    before, ends = scan_of_chunks(roots, num_chunks, first, how)
+    has_before = place > 0 or first is not None
+    own_before = before[:, :, place] if has_before else None
+    found = scan_stretches(trees, counts, own_before, ends[:, :, place], how)
+    return found.where(is_real, 0).view(leaves.shape)
 
 
 def _stretch(

@@ -17,6 +17,10 @@ from torch import Tensor
 # multiplications from which oneDNN's higher cost per call pays, read off the same figures. It has
 # to transpose a factor of x^T d first, for which a matrix as narrow as _NARROW is not worth it
 _FEWEST, _FEWEST_OUTER, _NARROW = 2**22, 2**23, 64
+# oneDNN makes and keeps code for every number of rows that it meets: it gets multiples of so many,
+# and what is left over, which is little, goes to MKL. Where equal subtrees are merged once every
+# step has other numbers of rows
+_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -42,22 +46,28 @@ class Products:
         """Write ``x @ weight + bias``, or the relu of it, to ``out``."""
         if self.operands is not None:
             torch.add(_wide_product(self.round(x), weight), bias, out=out)
-        elif x.numel() * weight.shape[2] >= _FEWEST and _may_use_onednn(x):
+            return out.relu_() if relu else out
+        num_fast = _rows_for_onednn(x, weight.shape[2], _FEWEST)
+        if num_fast:
             for into, rows, matrix, vector in zip(out, x, weight, bias, strict=True):
-                into.copy_(_linear(rows, matrix.mT, vector[0], relu=relu))
-            return out
-        else:
-            torch.baddbmm(bias, x, weight, out=out)
-        return out.relu_() if relu else out
+                fast = _linear(rows[:num_fast], matrix.mT, vector[0], relu=relu)
+                into[:num_fast].copy_(fast)
+        if num_fast < x.shape[1]:
+            rest = torch.baddbmm(bias, x[:, num_fast:], weight, out=out[:, num_fast:])
+            if relu:
+                rest.relu_()
+        return out
 
     def back(self, d: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         """Write ``d @ weight^T`` to ``out``."""
         if self.operands is not None:
             return out.copy_(_wide_product(self.round(d), weight.mT))
-        if d.numel() * weight.shape[1] < _FEWEST or not _may_use_onednn(d):
-            return torch.bmm(d, weight.mT, out=out)
-        for into, rows, matrix in zip(out, d, weight, strict=True):
-            into.copy_(_linear(rows, matrix))
+        num_fast = _rows_for_onednn(d, weight.shape[1], _FEWEST)
+        if num_fast:
+            for into, rows, matrix in zip(out, d, weight, strict=True):
+                into[:num_fast].copy_(_linear(rows[:num_fast], matrix))
+        if num_fast < d.shape[1]:
+            torch.bmm(d[:, num_fast:], weight.mT, out=out[:, num_fast:])
         return out
 
     def outer(self, x: Tensor, d: Tensor, into: Tensor, *, adds: bool) -> None:
@@ -65,22 +75,22 @@ class Products:
         num_rows, num_columns = into.shape[1:]
         if self.operands is not None:
             found = _wide_product(self.round(x).mT, self.round(d))
-        elif (
-            x.numel() * num_columns >= _FEWEST_OUTER
-            and max(num_rows, num_columns) > _NARROW
-            and _may_use_onednn(x)
-        ):
-            found = torch.stack([_outer(*factors) for factors in zip(x, d, strict=True)])
-        elif adds:
-            into.baddbmm_(x.mT, d)
+            into.add_(found) if adds else into.copy_(found)
             return
-        else:
-            torch.bmm(x.mT, d, out=into)
+        num_fast = 0
+        if max(num_rows, num_columns) > _NARROW:
+            num_fast = _rows_for_onednn(x, num_columns, _FEWEST_OUTER)
+        if num_fast:
+            factors = zip(x[:, :num_fast], d[:, :num_fast], strict=True)
+            found = torch.stack([_outer(*pair) for pair in factors])
+            into.add_(found) if adds else into.copy_(found)
+            adds = True
+        if num_fast == x.shape[1]:
             return
         if adds:
-            into.add_(found)
+            into.baddbmm_(x[:, num_fast:].mT, d[:, num_fast:])
         else:
-            into.copy_(found)
+            torch.bmm(x.mT, d, out=into)
 
 
 def _wide_product(x: Tensor, y: Tensor) -> Tensor:
@@ -90,8 +100,12 @@ def _wide_product(x: Tensor, y: Tensor) -> Tensor:
     return torch.bmm(x, y)
 
 
-def _may_use_onednn(x: Tensor) -> bool:
-    return x.dtype == torch.float32 and x.device.type == "cpu" and has_onednn()
+def _rows_for_onednn(x: Tensor, num_columns: int, fewest: int) -> int:
+    """Return how many rows of x [P, n, in], the first ones, oneDNN is to multiply."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or not has_onednn():
+        return 0
+    num_rows = x.shape[1] // _ROWS * _ROWS
+    return num_rows if len(x) * num_rows * x.shape[2] * num_columns >= fewest else 0
 
 
 @lru_cache(maxsize=1)

@@ -125,7 +125,12 @@ def build_schedule(
 
 
 def build_scan(
-    lengths: Sequence[int], num_tokens: int, *, inclusive: bool, has_root: bool
+    lengths: Sequence[int],
+    num_tokens: int,
+    *,
+    inclusive: bool,
+    has_root: bool,
+    own_roots: bool = False,
 ) -> Schedule:
     """Return the merges that give every prefix of every sequence, about 2 T of them.
 
@@ -141,6 +146,8 @@ def build_scan(
         num_tokens: T, the leaves that a sequence has room for.
         inclusive: whether position t has the prefix of t + 1 tokens, otherwise that of t.
         has_root: whether there is a root element; exclusive scans need it for position 0.
+        own_roots: whether every sequence has a root element of its own, one after the other, as the
+            stretches of a longer sequence do.
 
     Returns:
         A schedule whose ``roots`` are the prefixes, B * T, sequence by sequence.
@@ -149,14 +156,15 @@ def build_scan(
     """
     counts = np.array(lengths)
     leaves = np.arange(len(counts) * num_tokens).reshape(-1, num_tokens)
-    builder = Builder(leaves.size + 1 + has_root)
+    num_roots = len(counts) if own_roots else 1
+    builder = Builder(leaves.size + 1 + has_root * num_roots)
     # how many tokens the longest prefix of each sequence has
     longest = counts if inclusive else counts - 1
     blocks = complete_blocks(builder, leaves, longest)
     nothing, root = leaves.size, leaves.size + 1
     prefixes = np.full((len(counts), num_tokens + 1), nothing)
     if has_root:
-        prefixes[:, 0] = root
+        prefixes[:, 0] = root + np.arange(len(counts)) * own_roots
     for height, row in reversed(list(enumerate(blocks))):
         size = 1 << height
         # the prefixes whose last block has this size continue ones that have a larger last block

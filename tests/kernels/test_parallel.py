@@ -14,7 +14,7 @@ from tests.kernels.test_tree_reduce import random_leaves, random_weights, tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn import functional as F
 
-from ldru_kernels import LONE_NODE_RULES, parallel, tree_reduce, tree_reduce_tokens
+from ldru_kernels import LONE_NODE_RULES, parallel, prefix_scan, tree_reduce, tree_reduce_tokens
 
 WORLD = 4
 # longest first; the last worker has nothing to do, and some strings end in the first chunk
@@ -29,6 +29,12 @@ TREES = {
     f"{op}, {dtype}": (op, "zero_left", 0.3, dtype)
     for op, dtype in itertools.product(("states", "tokens"), (torch.float32, torch.bfloat16))
 }
+SCANS = {
+    f"scan, inclusive {inclusive}, root {has_root}, {dtype}": (inclusive, has_root, dtype)
+    for (inclusive, has_root), dtype in itertools.product(
+        [(True, False), (True, True), (False, True)], [torch.float64, torch.float32]
+    )
+} | {"scan, bfloat16": (True, True, torch.bfloat16)}
 OTHERS = ["small chunks", "population", "fewer tokens than workers", "data parallel", "bytes"]
 
 
@@ -96,6 +102,30 @@ def tree_case(op, lone_node, dropout, dtype, group=None, population=None, **how)
     return differences(one, many, tensors(given, weights))
 
 
+def scan_case(inclusive, has_root, dtype, group=None):
+    """Every worker has the loss of its own prefixes; together they are that of all."""
+    group = group or dist.group.WORLD
+    leaves, _, weights = inputs("states", "left_fold", dtype)
+    root = random_leaves(4).detach().to(dtype).requires_grad_() if has_root else None
+    named = tensors(leaves, weights) | ({"root": root} if has_root else {})
+    how = {"lengths": torch.tensor(LENGTHS), "inclusive": inclusive, "root": root}
+    one = prefix_scan(leaves, weights, **how)
+    many = parallel.prefix_scan(own_chunk(leaves, group, 1), weights, group=group, **how)
+    direction = random_leaves(*one.shape).detach().to(one)
+    wanted = torch.autograd.grad((one * direction).sum(), list(named.values()))
+    # what stands beyond the last token is nobody's
+    own = own_chunk(direction, group, 1).nan_to_num()
+    mine = torch.autograd.grad((many * own).sum(), list(named.values()))
+    found = {"results": distance(many, own_chunk(one, group, 1).nan_to_num())}
+    for name, a, b in zip(named, mine, wanted, strict=True):
+        total = a.double()
+        dist.all_reduce(total)
+        # of as many groups as there are, each with the whole loss
+        share = dist.get_world_size() / dist.get_world_size(group)
+        found[name] = distance(total / share, b)
+    return found
+
+
 def few_tokens():
     given, tokens, weights = inputs("tokens", "carry", torch.float64, num_tokens=3)
     how = {"lengths": torch.tensor([3, 1, 2, 3, 1, 2]), "lone_node": "carry"}
@@ -155,6 +185,9 @@ def work(rank, store, out):
     for name, case in TREES.items():
         if case[-1] != torch.float64:
             found[f"{name}, 2 workers"] = tree_case(*case, group=half[rank // 2])
+    found |= {name: scan_case(*case) for name, case in SCANS.items()}
+    name = next(iter(SCANS))
+    found[f"{name}, 2 workers"] = scan_case(*SCANS[name], group=half[rank // 2])
     found["small chunks"] = tree_case("tokens", "pad_power_of_two", 0.3, torch.float64, chunk=2)
     found["population"] = tree_case("states", "left_fold", 0.3, torch.float64, population=2)
     found["fewer tokens than workers"] = few_tokens()
@@ -184,11 +217,12 @@ def outcomes(tmp_path_factory):
 
 
 TWO = [f"{name}, 2 workers" for name, case in TREES.items() if case[-1] != torch.float64]
+TWO.append(f"{next(iter(SCANS))}, 2 workers")
 
 
-@pytest.mark.parametrize("name", [*TREES, *TWO, *OTHERS])
+@pytest.mark.parametrize("name", [*TREES, *SCANS, *TWO, *OTHERS])
 def test_many_workers_are_one(outcomes, name):
-    case = TREES.get(name.removesuffix(", 2 workers"))
+    case = (TREES | SCANS).get(name.removesuffix(", 2 workers"))
     most = MOST[case[-1]] if case else 1e-9
     for rank, found in enumerate(outcomes):
         wrong = {part: far for part, far in found[name].items() if not far <= most}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kernels.test_tree_reduce import random_leaves, random_weights, tensors
 
+import ldru_kernels.prefix_scan  # noqa: F401 -- the module, which its function hides
 from ldru_kernels import OPERATORS, StreamingScan, prefix_scan, reference, tree_reduce
 from ldru_kernels.schedule import build_scan, build_schedule, fold
+
+scan_module = sys.modules["ldru_kernels.prefix_scan"]
 
 LENGTHS = [33, 1, 2, 3, 7, 16, 4]
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOP"
@@ -163,6 +168,40 @@ def test_the_last_prefix_is_the_reduction():
     torch.testing.assert_close(states[torch.arange(len(LENGTHS)), lengths - 1], reduced)
 
 
+@pytest.mark.parametrize(("inclusive", "has_root"), [(True, False), (True, True), (False, True)])
+@pytest.mark.parametrize("population", [None, 2])
+@pytest.mark.parametrize("chunk", [1, 4, 16])
+def test_a_scan_in_chunks_is_the_scan(inclusive, has_root, population, chunk, monkeypatch):
+    monkeypatch.setattr(scan_module, "_GROUP_TOKENS", 3 * chunk)
+    weights = random_weights("mlp", 4, population=population)
+    first = () if population is None else (population,)
+    leaves = random_leaves(*first, len(LENGTHS), 33, 4)
+    root = random_leaves(*first, 4) if has_root else None
+    named = tensors(leaves, weights) | ({"root": root} if has_root else {})
+    arguments = {"lengths": torch.tensor(LENGTHS), "inclusive": inclusive, "root": root}
+    wanted = prefix_scan(leaves, weights, chunk=64, **arguments)
+    found = prefix_scan(leaves, weights, chunk=chunk, **arguments)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+    direction = random_leaves(*wanted.shape).detach()
+    pairs = [
+        torch.autograd.grad((states * direction).sum(), list(named.values()))
+        for states in (found, wanted)
+    ]
+    for name, mine, theirs in zip(named, *pairs, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_what_lies_beyond_a_length_is_not_scanned_in_chunks_either():
+    weights, leaves = random_weights("mlp", 4), random_leaves(2, 9, 4).detach()
+    lengths = torch.tensor([9, 3])
+    wanted = prefix_scan(leaves, weights, lengths=lengths)
+    leaves[1, 3:] = torch.nan
+    found = prefix_scan(leaves.requires_grad_(), weights, lengths=lengths, chunk=2)
+    torch.testing.assert_close(found, wanted)
+    found.sum().backward()
+    assert leaves.grad.isfinite().all()
+
+
 def test_dropout_falls_on_blocks_that_prefixes_share():
     weights = random_weights("elementwise_sum", 64)
     leaves = random_leaves(1, 4, 64)
@@ -181,6 +220,7 @@ def test_dropout_falls_on_blocks_that_prefixes_share():
         ({"root": torch.zeros(4)}, "root: dtype torch.float32, but these leaves need"),
         ({"lengths": torch.tensor([6, 1])}, "lengths: from 1 to 6"),
         ({"dropout": 1.0}, "dropout: 1.0 is not in"),
+        ({"dropout": 0.1, "chunk": 2}, "chunk: a scan in chunks has no dropout"),
         ({"leaves": torch.zeros(2, 4)}, r"leaves: shape \[2, 4\]"),
         ({"weights": random_weights("mlp", 4, "identity")}, "weights.identity: a scan has no lone"),
     ],

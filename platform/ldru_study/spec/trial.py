@@ -18,7 +18,7 @@ from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.samplers import Sampling, sampler_of
 
 # raise by hand when the same configuration would train to other weights, or a default changes
-RECIPE = 1
+RECIPE = 2
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

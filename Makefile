@@ -5,15 +5,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STUDY ?= study_specs/quick.yaml
+# processes that run tests side by side; a file's tests stay together, they share what they start
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test check bench clean
+.PHONY: help setup study test check bench chaos clean
 
 help:
 	@echo 'make study   run $(STUDY): train, evaluate, print verdicts, write report.html'
 	@echo 'make test    run all tests'
 	@echo 'make check   formatting, lints, types, import directions'
 	@echo 'make bench   measure the overhead of the platform'
+	@echo 'make chaos   kill, fill and cut off a small cluster for ten minutes; compare the results'
 	@echo 'make setup   only install into $(VENV)'
 	@echo 'make clean   remove $(VENV) and caches; results stay'
 
@@ -32,7 +35,7 @@ study: $(READY)
 	$(BIN)/ldru-study report $(STUDY) --output report.html
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -42,6 +45,11 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python -m tests.benchmarks.job
+
+# faults are drawn anew every time; CHAOS='--seed 7' draws those again
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

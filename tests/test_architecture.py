@@ -64,7 +64,13 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize(
     "command",
-    [["validate", "study_specs/quick.yaml"], ["tasks", "list"], ["models", "list"], ["schema"]],
+    [
+        ["validate", "study_specs/quick.yaml"],
+        ["tasks", "list"],
+        ["models", "list"],
+        ["models", "show", "mamba2"],
+        ["schema"],
+    ],
     ids=" ".join,
 )
 def test_what_needs_no_training_imports_neither_torch_nor_ray(command):

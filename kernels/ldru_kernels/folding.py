@@ -144,7 +144,9 @@ def gradients_of(
         d_v, d_a, d_w_out = d_outer
         d_left, d_right = d_v.chunk(2, dim=1)
         begin = _OUTER.start
-        found[begin : begin + 2] = [d_left, d_right, d_a, d_a, d_w_out, found[begin + 1]]
+        # a tensor each: who scales or adds to gradients in place would do so twice
+        d_biases = [d_a, d_a.clone()]
+        found[begin : begin + 2] = [d_left, d_right, *d_biases, d_w_out, found[begin + 1]]
     return [
         gradient.reshape(weight.shape).to(weight.dtype)
         for gradient, weight in zip(found, weights, strict=True)

@@ -15,11 +15,11 @@ class StudyError(Exception):
     exit_code = 2
 
 
-class SpecError(StudyError):
-    """A study file that cannot be run, with every problem found in it.
+class InputError(StudyError):
+    """A file that cannot be used, with every problem found in it.
 
     Args:
-        source: where the spec came from, usually a path.
+        source: where it came from, usually a path.
         problems: one ``place: what. What to do.`` line each.
     """
 
@@ -28,6 +28,10 @@ class SpecError(StudyError):
         self.problems = tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__("\n".join([f"{source}: {count}", *(f"  {line}" for line in problems)]))
+
+
+class SpecError(InputError):
+    """A study file that cannot be run."""
 
 
 class UnknownNameError(StudyError):

@@ -1,20 +1,27 @@
 """The traps of length curves, each with what we answer where others answer nonsense.
 
-Trap 9, that all models of a seed must see the same strings, is tested where strings are drawn:
-tests/training/test_batches.py. Trap 10 is a licence: psignifit is no dependency of anything.
+The number in a test's name is that of its trap.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from scipy.stats import ttest_ind
 from tests.analysis.simulate import MULTIPLES, cell, curve, from_accuracies
+from tests.conftest import small_trial
 
 from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.cell import judge_cells
+from ldru_study.analysis.compare import compare
 from ldru_study.analysis.judge import judge_curves
+from ldru_study.training.batches import evaluation_block
 
 
 def judge(*curves, **more):
@@ -137,6 +144,29 @@ def test_8_curves_that_rise_again_and_depend_on_parity_or_depth():
     (verdict,) = judge_cells([cell(from_accuracies(deep, multiples=lengths / 40, total=4096))])
     assert "tree_depth" in verdict.flags
     assert "length_parity" not in verdict.flags
+
+
+def test_9_pairs_meet_the_same_strings_and_replicates_meet_others():
+    def tokens(model, seed):
+        return evaluation_block(small_trial(model, seed=seed), 50, 0, 0, 32).tokens
+
+    assert torch.equal(tokens("lstm", 0), tokens("ldru", 0))
+    assert not torch.equal(tokens("lstm", 0), tokens("lstm", 1))
+    # so a comparison pairs by seed: each seed is hard for both models alike, and the test sees it
+    hard = np.linspace(0.6, 0.95, 8)
+    a = cell(*(from_accuracies(np.full(3, x + 0.02), multiples=(1, 2, 3)) for x in hard))
+    b = cell(*(from_accuracies(np.full(3, x), multiples=(1, 2, 3)) for x in hard))
+    (paired,) = compare([a], [b]).tasks
+    assert paired.p_value < 0.01
+    assert ttest_ind(paired.differences + hard, hard).pvalue > 0.5
+
+
+def test_10_nothing_depends_on_a_gpl_fitter():
+    root = Path(__file__).parent.parent.parent
+    for name in ("pyproject.toml", "constraints.txt"):
+        assert "psignifit" not in (root / name).read_text().lower()
+    code = "import sys, ldru_study.analysis.report; sys.exit('psignifit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_bracket_needs_no_curve():

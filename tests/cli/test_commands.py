@@ -16,7 +16,6 @@ from ldru_study.cli import group, main
 from ldru_study.models.registry import build_model
 from ldru_study.results.store import Store
 from ldru_study.spec.model import MODEL_CONFIGS
-from ldru_study.tasks.registry import task_names
 
 
 @pytest.fixture
@@ -111,7 +110,10 @@ def test_figures_and_pages_are_written_where_asked(tiny, tmp_path):
 
 
 def test_query_formats_hold_the_same_rows(tiny, tmp_path):
-    sql = "select seed, length, num_total from evaluations where model_label = 'constant'"
+    sql = (
+        "select seed, length, num_total from evaluations where model_label = 'constant' "
+        "order by all"
+    )
     wanted = [
         {"seed": seed, "length": length, "num_total": 64} for seed in (0, 1) for length in (8, 16)
     ]
@@ -152,24 +154,6 @@ def test_an_empty_store_says_how_to_begin(tmp_path):
         assert "no studies yet. `ldru-study submit SPEC` makes one." in done.stderr
 
 
-def test_tasks():
-    listed = run("tasks", "list")
-    assert [row[0] for row in table(listed.stdout)] == list(task_names())
-    assert [row["task"] for row in json.loads(run("tasks", "list", "--json").stdout)] == list(
-        task_names()
-    )
-    shown = run("tasks", "show", "tomita_5", "--length", "40", "--length", "41").stdout
-    assert table("\n".join(shown.splitlines()[5:])) == [["40", "yes", "0.5000"], ["41", "no"]]
-    (even, odd) = json.loads(
-        run("tasks", "show", "tomita_5", "--length", "40", "--length", "41", "--json").stdout
-    )["lengths"]
-    assert even == {"length": 40, "covered": True, "chance": 0.5}
-    assert odd == {"length": 41, "covered": False, "chance": None}
-    missing = run("tasks", "show", "parity_chek")
-    assert missing.exit_code == 2
-    assert "parity_check" in missing.stderr
-
-
 def test_models():
     rows = json.loads(run("models", "list", "--json").stdout)
     assert [row["kind"] for row in rows] == sorted(MODEL_CONFIGS)
@@ -179,6 +163,49 @@ def test_models():
         assert build_model(config, num_symbols=2, num_classes=2, seed=0) is not None
         assert row["summary"].endswith(".")
     assert [row[0] for row in table(run("models", "list").stdout)] == sorted(MODEL_CONFIGS)
+
+
+@pytest.mark.parametrize("kind", sorted(MODEL_CONFIGS))
+def test_a_model_is_shown(kind):
+    shown = json.loads(run("models", "show", kind, "--lengths", "40,400", "--json").stdout)
+    config = MODEL_CONFIGS[kind](kind=kind)
+    assert shown["kind"] == kind
+    assert shown["num_parameters"] == config.num_parameters(2, 2)
+    assert [row["length"] for row in shown["flops"]] == [40, 400]
+    assert shown["flops"][0]["flops_per_token"] == round(config.num_flops(40, 2, 2) / 40)
+    assert [row["field"] for row in shown["fields"]] == [
+        name for name in MODEL_CONFIGS[kind].model_fields if name != "kind"
+    ]
+    # every field says what it means, every model but chance itself where it comes from
+    assert all(row["meaning"] for row in shown["fields"])
+    assert bool(shown["source"]) == (kind != "constant")
+
+
+def test_a_model_is_shown_as_it_would_be_set():
+    options = ("--set", "match_parameters=20000", "--task", "cycle_navigation")
+    shown = json.loads(run("models", "show", "gru", *options, "--json").stdout)
+    fields = {row["field"]: row for row in shown["fields"]}
+    assert (fields["width"]["value"], fields["width"]["default"]) == (78, 256)
+    assert abs(shown["num_parameters"] - 20_000) < 1_000
+    text = run("models", "show", "transformer", "--set", "looped=true", "--lengths", "40").stdout
+    assert "  parameters  248,898 for 2 symbols, 2 classes" in text
+    assert "  FLOPs       3,256,326 per token at length 40" in text
+    rows = {row[0]: row[1:] for row in table("\n".join(text.splitlines()[4:]))}
+    assert rows["looped"][:3] == ["true", "false", "false, true"]
+
+
+def test_a_model_that_cannot_be_shown():
+    for arguments, message in (
+        (("lsmt",), "model.kind: no model is called 'lsmt'. Did you mean 'lstm'?"),
+        (("lstm", "--set", "widht=3"), "model.widht: no field is called 'widht'. Did you mean"),
+        (("lstm", "--set", "width"), "--set width: no field=value of the model. Write --set"),
+        (("lstm", "--task", "parity"), "task: no task is called 'parity'. Did you mean"),
+        (("lstm", "--set", "width=3", "--set", "match_parameters=9999"), "Drop one of the two."),
+        (("lstm", "--lengths", "0"), "'0' is no list of lengths such as 40,80,160."),
+    ):
+        failed = run("models", "show", *arguments)
+        assert failed.exit_code == 2, arguments
+        assert message in failed.stderr
 
 
 def test_schema_is_json_schema():

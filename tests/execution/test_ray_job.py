@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.execution.local_cluster import Head
 
 from ldru_study.results.facts import read_facts
 from ldru_study.results.heartbeat import read_heartbeats
@@ -68,60 +67,6 @@ resources: {cpus: 1}
 """
 
 
-class Head:
-    """A head on free ports, with a token, and the command line of somebody who has both."""
-
-    def __init__(self, folder):
-        # a fixed default port may still belong to a Ray that was killed a moment ago
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.folder, self.address = folder, f"http://127.0.0.1:{port}"
-        here = Path(sys.executable).parent
-        self.environment = os.environ | {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # a job's `python` is the first on the head's path
-            "PATH": f"{here}:{os.environ['PATH']}",
-        }
-        options = ["--num-cpus=2", "--port=0", f"--dashboard-port={port}"]
-        self.log = folder / "head.log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(here / "ray", "start", "--head", "--block"),
-                    *(*options, "--dashboard-agent-listen-port=0", "--include-dashboard=true"),
-                ],
-                env=self.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def end(self):
-        family = [self.process.pid, *(child.pid for child in self.children())]
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        finally:
-            for pid in family:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def children(self):
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def runs(self, *words):
-        """Return the command lines below this head in which all of ``words`` occur."""
-        found = []
-        for child in self.children():
-            with suppress(psutil.Error):
-                line = " ".join(child.cmdline())
-                if all(word in line for word in words):
-                    found.append(line)
-        return found
-
-
 class Study:
     """A spec and a store in a folder, submitted to a head."""
 
@@ -171,6 +116,7 @@ class Study:
 def head(tmp_path_factory):
     started = Head(tmp_path_factory.mktemp("head"))
     try:
+        started.wait_until_up()
         yield started
     finally:
         started.end()
@@ -228,6 +174,7 @@ def test_a_study_is_followed_to_its_verdicts(study):
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ", line) for line in log)
 
 
+JOB_MODULE = ["-m", "ldru_study.cli.job"]
 LONG = SPEC.replace("steps: 40", "steps: 200000") + "checkpoint_every_s: 1\n"
 
 
@@ -239,6 +186,9 @@ def test_sent_and_left_alone_then_stopped(head, tmp_path):
     assert json.loads(sent.stdout)["job_id"].startswith("remote-")
     study.wait_for(lambda: study.states().get("running") == 2)
     assert head.runs("ldru_study.cli.job")
+    # torch is for those who train: who drives them begins seconds earlier without
+    [driver] = [one for one in head.children() if one.cmdline()[1:3] == JOB_MODULE]
+    assert not any("libtorch" in mapped.path for mapped in driver.memory_maps())
     following = study.start("logs", "remote", "--follow")
     stopped = study.run("stop", "remote", "--now")
     assert stopped.returncode == 0, stopped.stderr
@@ -253,6 +203,53 @@ def test_sent_and_left_alone_then_stopped(head, tmp_path):
     # nothing runs any more, and to stop that is no error
     again = study.run("stop", "remote")
     assert (again.returncode, again.stderr) == (0, "remote: nothing runs.\n")
+
+
+# more than the head has: it runs on a node that joined
+WIDE = SPEC.replace("cpus: 1", "cpus: 3").replace("seeds: 2", "seeds: 1")
+WIDE = WIDE.replace("steps: 40", "steps: 6000") + "checkpoint_every_s: 0.3\n"
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_named_and_its_trial_goes_on_elsewhere(head, tmp_path):
+    study = Study(head, tmp_path, WIDE)
+    nodes, saved = [head.add_node(4)], []
+    try:
+        study.wait_for(lambda: study.run("submit", "--no-wait").returncode == 0)
+        study.wait_for(lambda: saved_step(study) > 1000)
+        nodes[0].raylet().kill()
+        saved.append(saved_step(study))
+        nodes.append(head.add_node(4))
+        [first] = study.wait_for(lambda: ends(study))
+        assert (first["state"], first["cause"]) == ("interrupted", "node_lost")
+        assert first["message"] == "its machine was lost"
+        while len(ends(study)) == 1:
+            saved.append(saved_step(study) or saved[-1])
+            time.sleep(0.05)
+        assert [end["state"] for end in ends(study)] == ["interrupted", "done"]
+        # from the beginning, it would have saved an earlier step first
+        assert len(set(saved)) > 2
+        assert saved == sorted(saved)
+    finally:
+        for node in nodes:
+            node.end()
+
+
+def saved_step(study):
+    """Return the step of the only trial's checkpoint, 0 while, or once, there is none."""
+    for entry in study.store.files.list("checkpoints", recursive=True):
+        with suppress(FileNotFoundError):
+            data = study.store.files.read(entry.name)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            about = json.loads(header["__metadata__"]["ldru_study"])["about"]
+            return about.get("step", 0)
+    return 0
+
+
+def ends(study):
+    rows = read_facts(study.store).attempts.to_pylist()
+    rows.sort(key=lambda row: row["attempt_id"])
+    return [row for row in rows if row["event"] == "end"]
 
 
 @pytest.mark.slow

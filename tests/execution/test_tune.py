@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ import pytest
 import ray
 from tests.conftest import small_work, submission_of
 
-from ldru_study.errors import SpecError
+from ldru_study.errors import SpecError, StoreError
 from ldru_study.execution import tune
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake
@@ -137,6 +138,33 @@ def test_the_first_failure_can_end_it(store):
     assert not facts.beats
     assert {state for event, state, _ in events_of(store) if event == "end"} >= {"failed"}
     assert set(facts.started) == set(facts.ended)
+
+
+def test_a_store_that_fails_the_driver_ends_the_run_in_its_own_words(store, monkeypatch):
+    def no_room(agenda, work, outcome):
+        raise StoreError("results/x: cannot be written: No space left on device.")
+
+    monkeypatch.setattr(Agenda, "ended", no_room)
+    brake = Brake()
+    with pytest.raises(StoreError, match=r"^results/x: cannot be written: No space left"):
+        run(study(), store, brake=brake)
+    assert (brake.mode, brake.reason) == ("now", "failed")
+    # and nothing was begun any more
+    assert not read_heartbeats(store)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_no_room_for_tunes_own_files_is_no_bug(wrapped):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if wrapped:
+        # as Tune hands it on
+        error = ray.tune.TuneError(f"Traceback (most recent call last):\n  ...\nOSError: {error}\n")
+    with pytest.raises(StoreError, match=r"^/tmp/x: cannot be written: .*No space left.*TMPDIR"):
+        tune._tell_disk_from_bug(error, "/tmp/x")
+    bug = ray.tune.TuneError("Traceback ...\nKeyError: 'No idea'")
+    with pytest.raises(ray.tune.TuneError, match="KeyError"):
+        tune._tell_disk_from_bug(bug, "/tmp/x")
 
 
 def kill_worker(store, seen):

@@ -1,143 +1,26 @@
-"""What every model promises, and what each model is."""
+"""What each model is: names, first weights, and its definition by hand."""
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+from typing import get_args
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from tests.models.small import build, strings
 from torch.nn import functional as F
 
 from ldru_kernels import norms
+from ldru_study.models.layers import ShortConvolution
 from ldru_study.models.positions import distance_bias, rotate, sinusoids
 from ldru_study.models.registry import (
     associativity_defect,
     begin_stream,
-    build_model,
     can_stream,
     num_parameters,
 )
-from ldru_study.spec.model import LoneNode, ModelConfig, Operator, Positions
+from ldru_study.spec.model import LoneNode
 
-ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
-LONE_NODES = LoneNode.__args__
-LDRU = [
-    {"kind": "ldru", "operator": operator, "lone_node": lone_node, "width": 8}
-    for operator, lone_node in itertools.product(Operator.__args__, LONE_NODES)
-]
-TRANSFORMERS = [
-    {"kind": "transformer", "positions": positions, "width": 8, "layers": 2, "heads": 2}
-    for positions in Positions.__args__
-]
-CONFIGS = [
-    *LDRU,
-    {"kind": "lstm", "width": 8},
-    {"kind": "rnn", "width": 8},
-    *TRANSFORMERS,
-    {"kind": "constant"},
-]
-NUM_SYMBOLS, NUM_CLASSES = 3, 4
-
-
-def name_of(config):
-    return "-".join(str(value) for value in config.values() if isinstance(value, str))
-
-
-def build(config, seed=0, **sizes):
-    sizes = {"num_symbols": NUM_SYMBOLS, "num_classes": NUM_CLASSES} | sizes
-    return build_model(ADAPTER.validate_python(config), seed=seed, **sizes).eval()
-
-
-def strings(*lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(NUM_SYMBOLS, (len(lengths), max(lengths)), generator=generator)
-    counts = torch.tensor(lengths)
-    return tokens * (torch.arange(max(lengths)) < counts[:, None]), counts
-
-
-@pytest.fixture(params=CONFIGS, ids=name_of)
-def config(request):
-    return request.param
-
-
-def test_logits_have_a_row_per_string(config):
-    logits = build(config)(*strings(7, 1, 4))
-    assert logits.shape == (3, NUM_CLASSES)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
-
-
-def test_what_stands_in_the_padding_does_not_matter(config):
-    model = build(config)
-    tokens, lengths = strings(7, 1, 4, 2)
-    wanted = model(tokens, lengths)
-    other = tokens.where(torch.arange(7) < lengths[:, None], 2)
-    torch.testing.assert_close(model(other, lengths), wanted)
-    longer = F.pad(tokens, (0, 5), value=1)
-    torch.testing.assert_close(model(longer, lengths), wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_a_string_means_the_same_alone_and_in_company(config):
-    model = build(config)
-    tokens, lengths = strings(9, 5, 1, 8, 3)
-    together = model(tokens, lengths)
-    for row, length in enumerate(lengths.tolist()):
-        alone = model(tokens[row : row + 1, :length], lengths[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
-
-
-def test_every_parameter_has_a_gradient(config):
-    model = build(config).train()
-    (model(*strings(7, 6, 5, 3)) * torch.arange(1.0, 5.0)).sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-        # torch's cells have a second bias that the first makes superfluous, but it learns too
-        assert parameter.grad.any(), name
-
-
-def test_the_seed_decides_the_weights_and_nothing_else_does(config):
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    one, other = build(config, seed=1), build(config, seed=1)
-    assert torch.equal(torch.get_rng_state(), before)
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
-    if config["kind"] != "constant":
-        different = build(config, seed=2).state_dict()
-        assert any(not torch.equal(value, different[n]) for n, value in one.state_dict().items())
-
-
-def test_long_strings(config):
-    logits = build(config)(*strings(1000, 511))
-    assert logits.isfinite().all()
-
-
-@pytest.mark.parametrize("config", CONFIGS[:-1], ids=name_of)
-def test_the_label_can_depend_on_the_first_and_the_last_symbol(config):
-    model = build(config)
-    tokens, lengths = strings(6)
-    wanted = model(tokens, lengths)
-    for place in (0, 5):
-        other = tokens.clone()
-        other[0, place] = (other[0, place] + 1) % NUM_SYMBOLS
-        assert not torch.equal(model(other, lengths), wanted), place
-
-
-@pytest.mark.parametrize("kind", ["ldru", "transformer"])
-def test_dropout_acts_in_training_only_and_follows_the_generator(kind):
-    config = next(c for c in CONFIGS if c["kind"] == kind) | {"dropout": 0.5}
-    model, batch = build(config), strings(8, 8)
-    assert torch.equal(model(*batch), model(*batch))
-    model.train()
-    torch.manual_seed(1)
-    one = model(*batch)
-    assert not torch.equal(model(*batch), one)
-    torch.manual_seed(1)
-    assert torch.equal(model(*batch), one)
-
+TRANSFORMER = {"kind": "transformer", "width": 8, "layers": 2, "heads": 2}
 
 # the model under study
 
@@ -287,12 +170,12 @@ def test_rnn_by_hand():
 
 
 def test_attention_without_positions_knows_no_order_but_the_last():
-    model = build(next(c for c in TRANSFORMERS if c["positions"] == "none"))
+    model = build(TRANSFORMER | {"positions": "none"})
     tokens = torch.tensor([[0, 1, 2, 1, 0, 2], [1, 2, 0, 0, 1, 2]])
     logits = model(tokens, torch.tensor([6, 6]))
     torch.testing.assert_close(logits[0], logits[1])
-    for positions in ("rope", "alibi", "sinusoidal"):
-        model = build(next(c for c in TRANSFORMERS if c["positions"] == positions))
+    for positions in ("rope", "alibi", "sinusoidal", "relative"):
+        model = build(TRANSFORMER | {"positions": positions})
         logits = model(tokens, torch.tensor([6, 6]))
         assert not torch.allclose(logits[0], logits[1], atol=1e-4), positions
 
@@ -320,7 +203,7 @@ def test_sinusoids_and_slopes():
 
 
 def test_a_transformer_by_hand():
-    model = build(next(c for c in TRANSFORMERS if c["positions"] == "none"), seed=2)
+    model = build(TRANSFORMER | {"positions": "none"}, seed=2)
     tokens, lengths = strings(5)
     x = F.embedding(tokens[0], model.embedding.weight) * 8**0.5
     for layer in model.layers:
@@ -334,10 +217,186 @@ def test_a_transformer_by_hand():
     torch.testing.assert_close(model(tokens, lengths), model.classifier(x[-1:]))
 
 
+def test_relative_positions_by_hand():
+    """Every term of the scores as Transformer-XL writes it, with a table of all distances."""
+    model = build(TRANSFORMER | {"positions": "relative", "layers": 1}, seed=2)
+    layer = model.layers[0]
+    with torch.no_grad():
+        layer.content_bias.normal_()
+        layer.distance_bias.normal_()
+    tokens, lengths = strings(5)
+    x = F.embedding(tokens[0], model.embedding.weight) * 8**0.5
+    query, key, value = (x @ w for w in (layer.w_query, layer.w_key, layer.w_value))
+    heads = []
+    for number, head in enumerate((slice(0, 4), slice(4, 8))):
+        u, v = layer.content_bias[number, 0], layer.distance_bias[number, 0]
+        scores = torch.zeros(5, 5)
+        for i in range(5):
+            for j in range(5):
+                distance = (sinusoids(torch.tensor(float(i - j)), 8) @ layer.w_distance)[head]
+                scores[i, j] = (query[i, head] + u) @ key[j, head] + (query[i, head] + v) @ distance
+        heads.append((scores / 4**0.5).softmax(1) @ value[:, head])
+    x = layer.attention_norm(x + torch.cat(heads, 1) @ layer.w_out)
+    x = layer.ffn_norm(x + layer.ffn(x))
+    torch.testing.assert_close(model(tokens, lengths), model.classifier(x[-1:]))
+
+
+@pytest.mark.parametrize(("length", "loops"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (9, 4)])
+def test_a_looped_transformer_repeats_its_layers(length, loops):
+    model = build(TRANSFORMER | {"looped": True, "positions": "none"})
+    tokens, lengths = strings(length)
+    x, places = model.embedding(tokens) * 8**0.5, torch.arange(length)[None]
+    for _ in range(loops):
+        for layer in model.layers:
+            x = layer(x, places, x, places, None)
+    torch.testing.assert_close(model(tokens, lengths), model.classifier(x[:, -1]))
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 9])
+def test_regular_gpt_by_hand(length, window):
+    """All queries of every round, sliding windows and all, of which a c-th is kept."""
+    model = build({"kind": "regular_gpt", "width": 8, "heads": 2, "window": window}, seed=3)
+    layer = model.layer
+    with torch.no_grad():
+        model.offset_bias.normal_()
+    tokens, lengths = strings(length, seed=length)
+    x = model.embedding(tokens[0]) * 8**0.5
+    while len(x) > 1:
+        missing = -len(x) % window
+        x = torch.cat([model.padding.expand(missing, -1), x])
+        query, key, value = (x @ w for w in (layer.w_query, layer.w_key, layer.w_value))
+        heads = []
+        for number, head in enumerate((slice(0, 4), slice(4, 8))):
+            scores = torch.full((len(x), len(x)), -torch.inf)
+            for i in range(len(x)):
+                for j in range(max(0, i - window + 1), i + 1):
+                    bias = model.offset_bias[number, 0, window - 1 - (i - j)]
+                    scores[i, j] = query[i, head] @ key[j, head] / 4**0.5 + bias
+            heads.append(scores.softmax(1) @ value[:, head])
+        x = layer.attention_norm(x + torch.cat(heads, 1) @ layer.w_out)
+        x = layer.ffn_norm(x + layer.ffn(x))
+        x = x.flip(0)[::window].flip(0)
+    torch.testing.assert_close(model(tokens, lengths), model.classifier(x))
+
+
+def test_gru_by_hand():
+    model = build({"kind": "gru", "width": 8}, seed=4)
+    tokens, lengths = strings(6)
+    w = model.state_dict()
+    hidden = torch.zeros(8)
+    for token in tokens[0]:
+        x = F.one_hot(token, 3).float()
+        of_input = (w["cell.weight_ih_l0"] @ x + w["cell.bias_ih_l0"]).chunk(3)
+        of_state = (w["cell.weight_hh_l0"] @ hidden + w["cell.bias_hh_l0"]).chunk(3)
+        reset, keep = ((of_input[n] + of_state[n]).sigmoid() for n in (0, 1))
+        hidden = (1 - keep) * (of_input[2] + reset * of_state[2]).tanh() + keep * hidden
+    logits = hidden.relu() @ w["classifier.weight"] + w["classifier.bias"]
+    torch.testing.assert_close(model(tokens, lengths)[0], logits)
+
+
+def test_s5_is_a_real_system_with_conjugate_states():
+    """Both states of every pair, and a matrix exponential for the held input."""
+    model = build({"kind": "s5", "width": 4, "layers": 1, "state": 6}, seed=1).double()
+    block, (tokens, lengths) = model.blocks[0], strings(5)
+    x = model.embedding(tokens)[0]
+    decay = torch.complex(-block.log_decay.exp(), block.frequency)
+    w_in, w_out = torch.view_as_complex(block.w_in), torch.view_as_complex(block.w_out)
+    system = torch.cat([decay, decay.conj()])
+    into = torch.cat([w_in, w_in.conj()], dim=1)
+    out = torch.cat([w_out, w_out.conj()])
+    step = torch.cat([block.log_step, block.log_step]).exp()
+    state = torch.zeros(6, dtype=torch.complex128)
+    for token in x:
+        # d/dt s = system s + into x over one step, as the exponential of one matrix
+        whole = torch.zeros(7, 7, dtype=torch.complex128)
+        whole[:6, :6] = torch.diag(system)
+        whole[:6, 6] = token.to(torch.complex128) @ into
+        held = torch.stack([torch.linalg.matrix_exp(whole * d)[n] for n, d in enumerate(step)])
+        state = held[:, :6] @ state + held[:, 6]
+        read = state @ out
+        assert read.imag.abs().max() < 1e-12
+        last = block.norm(token + F.gelu(read.real + block.w_skip * token))
+    torch.testing.assert_close(model(tokens, lengths)[0], model.classifier(last))
+
+
+def test_s5_begins_with_hippo():
+    block = build({"kind": "s5", "width": 4, "state": 64}).blocks[0]
+    torch.testing.assert_close(block.log_decay.exp(), torch.full((32,), 0.5), atol=1e-5, rtol=0)
+    # HiPPO-LegS = normal part - rank one; what it does to a vector, in the basis of the normal one
+    n = torch.arange(64, dtype=torch.float64)
+    root = (2 * n + 1).sqrt()
+    legs = -(torch.outer(root, root).tril(-1) + torch.diag(n + 1))
+    normal = legs + torch.outer(root, root) / 2
+    wanted = torch.linalg.eigvals(normal).imag.sort().values[32:]
+    found = block.frequency.double().sort().values
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert block.log_step.min() >= torch.tensor(1e-3).log()
+    assert block.log_step.max() <= torch.tensor(0.1).log()
+
+
+@pytest.mark.parametrize("normalise", ["column", "row"])
+def test_sd_ssm_by_hand(normalise):
+    config = {"kind": "sd_ssm", "width": 8, "matrices": 3, "normalise": normalise}
+    model = build(config, seed=2)
+    tokens, lengths = strings(6)
+    state = torch.zeros(8)
+    for x in model.embedding(tokens[0]):
+        weights = (x @ model.w_choice).softmax(0)
+        matrix = sum(w * a for w, a in zip(weights, model.dictionary, strict=True))
+        sides = matrix if normalise == "row" else matrix.T
+        sides = torch.stack([side / (side.abs() ** 1.2).sum() ** (1 / 1.2) for side in sides])
+        matrix = sides if normalise == "row" else sides.T
+        state = matrix @ state + x @ model.w_in
+    torch.testing.assert_close(model(tokens, lengths)[0], model.classifier(model.norm(state)))
+
+
+@pytest.mark.parametrize("kind", ["deltanet", "mamba2"])
+def test_eigenvalues_are_negative_where_that_is_asked(kind, monkeypatch):
+    """Seen where the recurrence takes them: 1 - strength, and the decay itself."""
+    from ldru_study.models import deltanet, mamba2
+
+    seen = []
+    for module, name, of in (
+        (deltanet, "delta_rule", lambda inputs: 1 - inputs[3]),
+        (mamba2, "selective_scan", lambda inputs: inputs[0]),
+    ):
+        original = getattr(module, name)
+
+        def spy(*inputs, original=original, of=of):
+            seen.append(of(inputs))
+            return original(*inputs)
+
+        monkeypatch.setattr(module, name, spy)
+    for has_negative in (False, True):
+        model = build({"kind": kind, "width": 8, "heads": 2, "negative_eigenvalues": has_negative})
+        with torch.no_grad():
+            for parameter in model.blocks[0].parameters():
+                parameter.mul_(4)
+        seen.clear()
+        model(*strings(50))
+        values = torch.cat([value.flatten() for value in seen])
+        assert values.max() <= 1
+        assert (values.min() < 0) == has_negative
+        assert values.min() >= -1
+
+
+def test_a_short_convolution_sees_the_last_tokens():
+    filters = ShortConvolution(3, 4, has_bias=True)
+    x = torch.randn(2, 6, 3)
+    found = filters(x)
+    for t in range(6):
+        total = filters.bias.clone()
+        for tap in range(4):
+            if t - 3 + tap >= 0:
+                total = total + filters.weight[tap] * x[:, t - 3 + tap]
+        torch.testing.assert_close(found[:, t], F.silu(total))
+
+
 # long strings
 
 
-@pytest.mark.parametrize("kind", ["ldru", "lstm", "rnn"])
+@pytest.mark.parametrize("kind", ["gru", "ldru", "lstm", "rnn"])
 def test_a_stream_gives_the_logits_of_the_whole(kind):
     model = build({"kind": kind, "width": 8})
     tokens, lengths = strings(2500, 1024, 1, 2048)
@@ -349,7 +408,7 @@ def test_a_stream_gives_the_logits_of_the_whole(kind):
 
 
 def test_a_model_that_cannot_stream_says_so():
-    model = build(TRANSFORMERS[0])
+    model = build(TRANSFORMER)
     assert not can_stream(model)
     with pytest.raises(TypeError, match="a Transformer reads whole strings only"):
         begin_stream(model, torch.tensor([3]))
@@ -379,7 +438,7 @@ def test_the_penalty_of_leaves_is_the_defect():
     assert float(penalty) == pytest.approx(associativity_defect(model, *batch), rel=1e-5)
 
 
-@pytest.mark.parametrize("lone_node", LONE_NODES)
+@pytest.mark.parametrize("lone_node", get_args(LoneNode))
 def test_norms_of_levels(lone_node, monkeypatch):
     model = build({"kind": "ldru", "lone_node": lone_node, "width": 8})
     tokens, lengths = strings(8)

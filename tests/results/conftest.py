@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import pyarrow.fs as pafs
 import pytest
-from tests.results.s3 import HOST, Path, endpoint, running_server
+from tests.results.s3 import Path, endpoint, running_server
 
 from ldru_study.results.store import Store
 
 
 @pytest.fixture(scope="session")
 def s3_port(tmp_path_factory):
-    """Return the port of an S3 server that has the bucket 'bucket'."""
+    """Return the port of an S3 server."""
     with running_server(tmp_path_factory.mktemp("s3") / "log") as port:
-        maker = pafs.S3FileSystem(
-            access_key="somebody",
-            secret_key="hidden",
-            region="us-east-1",
-            scheme="http",
-            endpoint_override=f"{HOST}:{port}",
-            allow_bucket_creation=True,
-        )
-        maker.create_dir("bucket")
         yield port
 
 

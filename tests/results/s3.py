@@ -12,6 +12,8 @@ import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow.fs as pafs
+
 HOST = "127.0.0.1"
 REFUSAL = (
     b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>'
@@ -27,7 +29,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def running_server(log_path):
-    """Run moto's S3 server and yield its port."""
+    """Run moto's S3 server, with the bucket 'bucket', and yield its port."""
     port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", HOST, "-p", str(port)]
     with open(log_path, "w") as log:
@@ -36,6 +38,14 @@ def running_server(log_path):
         while not answers(port):
             assert process.poll() is None, log_path.read_text()
             time.sleep(0.05)
+        pafs.S3FileSystem(
+            access_key=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+            secret_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+            region=ENVIRONMENT["AWS_REGION"],
+            scheme="http",
+            endpoint_override=f"{HOST}:{port}",
+            allow_bucket_creation=True,
+        ).create_dir("bucket")
         yield port
     finally:
         process.kill()
@@ -68,24 +78,26 @@ class Path:
     """Forwards requests to a server, or fails as it is told.
 
     ``fault`` is None, a status such as 503, "reset" (the connection breaks off), "silent" (no
-    answer comes) or "half" (the upload breaks off in the middle). It befalls the next ``times``
-    requests whose method is in ``methods``. ``seen`` are the methods of all requests.
+    answer comes), "half" (the upload breaks off in the middle) or "stuck" (in the middle it stands
+    still). It befalls the next ``times`` requests whose method is in ``methods`` and whose path
+    ends with ``suffix``. ``seen`` are the methods of all requests, ``failed`` the paths of those
+    that were failed.
     """
 
     def __init__(self, port):
         self.to, self.port = port, free_port()
-        self.seen = []
+        self.seen, self.failed = [], []
         self.mend()
         self._over = threading.Event()
         self.come()
 
     def mend(self):
         """Let everything through."""
-        self.fault, self.times, self.methods = None, 1_000_000, METHODS
+        self.fail(None)
 
-    def fail(self, fault, *, times=1_000_000, methods=METHODS):
+    def fail(self, fault, *, times=1_000_000, methods=METHODS, suffix=""):
         """Fail from now on."""
-        self.times, self.methods, self.fault = times, methods, fault
+        self.times, self.methods, self.suffix, self.fault = times, methods, suffix, fault
 
     def come(self):
         """Listen, from now on."""
@@ -128,13 +140,17 @@ class Path:
             reset(handler)
             return
         self.seen.append(handler.command)
-        fault = self.fault if handler.command in self.methods and self.times > 0 else None
+        is_meant = handler.command in self.methods and handler.path.endswith(self.suffix)
+        fault = self.fault if is_meant and self.times > 0 else None
         if fault is None:
             self._forward(handler, body)
             return
         self.times -= 1
-        if fault == "half":
+        self.failed.append(handler.path)
+        if fault in ("half", "stuck"):
             self._forward_half(handler, body)
+            if fault == "stuck":
+                self._over.wait()
             reset(handler)
         elif fault == "reset":
             reset(handler)

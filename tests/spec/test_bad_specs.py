@@ -99,18 +99,20 @@ CASES = {
     "unknown model kind": (
         GOOD.replace("kind: lstm", "kind: lsmt"),
         [
-            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, ldru, lstm, rnn, transformer."
+            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
         ],
     ),
     "model without kind": (
         GOOD.replace("kind: lstm, ", ""),
         [
-            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, ldru, lstm, rnn, transformer."
+            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
         ],
     ),
     "field of another kind": (
         GOOD.replace("kind: lstm, width: 64", "kind: lstm, heads: 4"),
-        ["grid.model[1].heads (line 6): no field is called 'heads'. Fields: kind, width."],
+        [
+            "grid.model[1].heads (line 6): no field is called 'heads'. Fields: kind, match_parameters, width."
+        ],
     ),
     "model as text": (
         GOOD.replace("{kind: lstm, width: 64}", "lstm"),
@@ -281,7 +283,86 @@ CASES = {
     ),
     "sampling": (
         GOOD + "sampling: papr\n",
-        ["sampling (line 9): no sampling is called 'papr'. Known: balanced."],
+        [
+            "sampling (line 9): no sampling is called 'papr'. Did you mean 'paper'? Known: balanced, hard, paper."
+        ],
+    ),
+    "no such sampling of a task": (
+        GOOD.replace("tomita_3", "listops_3_9") + "sampling: hard\n",
+        ["sampling (line 9): listops_3_9 has no sampling 'hard'. Use balanced or paper."],
+    ),
+    "lists too long": (
+        "name: good\ntask: listops_3_9\nmodel: {kind: lstm}\nevaluate: {multiples: [1, 200]}\n",
+        [
+            "listops_3_9/lstm: strings of ListOps have at most 4096 tokens, found 8000. Ask for shorter ones"
+        ],
+    ),
+    "own task without a language": (
+        GOOD.replace("tomita_3", '{regexp: "0*"}'),
+        [
+            "grid.task[1] (line 3): a task of your own has the field regex or automaton; found regexp."
+        ],
+    ),
+    "own task with two": (
+        GOOD.replace("tomita_3", '{regex: "0*1", automaton: {}}'),
+        [
+            "grid.task[1] (line 3): a task of your own has the field regex or automaton; found regex, automaton."
+        ],
+    ),
+    "own task with a mistake": (
+        GOOD.replace("tomita_3", '{regex: "0*1", alphbet: "01"}'),
+        ["grid.task[1] (line 3): alphbet: no field is called 'alphbet'. Did you mean 'alphabet'?"],
+    ),
+    "no regular expression": (
+        GOOD.replace("tomita_3", '{regex: "(0|1"}'),
+        [
+            "grid.task[1] (line 3): regex: '(0|1' is no regular expression over '01': Token list has unclosed parethesis."
+        ],
+    ),
+    "own task called like another": (
+        GOOD.replace("tomita_3", '{regex: "0*1", name: d_4}'),
+        ["grid.task[1] (line 3): name: 'd_4' is another task. Choose another name."],
+    ),
+    "own name of no name": (
+        GOOD.replace("tomita_3", '{regex: "0*1", name: "a b"}'),
+        [
+            "grid.task[1] (line 3): name: the text 'a b' is no name. Use letters, digits, '-' and '_', at most 64, beginning with a letter or digit."
+        ],
+    ),
+    "two tasks of one name": (
+        GOOD.replace("parity_check, tomita_3", '{regex: "0*1", name: a}, {regex: "1*0", name: a}'),
+        ["grid.task[1] (line 3): is shown as 'a', as another task is. Give it a name of its own."],
+    ),
+    "one task twice": (
+        GOOD.replace(
+            "parity_check, tomita_3", '{regex: "0*1", name: a}, {regex: "0*01|1", name: b}'
+        ),
+        [
+            "grid.task[1] (line 3): gives the same trial as grid.task[0], defaults included. Keep one."
+        ],
+    ),
+    "automaton without classes": (
+        GOOD.replace("tomita_3", '{automaton: {alphabet: "01", states: {a: [a, b], b: [b, a]}}}'),
+        ["grid.task[1] (line 3): automaton: give either accept or classes."],
+    ),
+    "automaton that leads nowhere": (
+        GOOD.replace(
+            "tomita_3", '{automaton: {alphabet: "01", states: {a: [a, b], b: [c, a]}, accept: [b]}}'
+        ),
+        ["grid.task[1] (line 3): automaton.states.b: no state is called 'c'. States: a, b."],
+    ),
+    "automaton with too few symbols": (
+        GOOD.replace(
+            "tomita_3", '{automaton: {alphabet: "01", states: {a: [a, b], b: [a]}, accept: [b]}}'
+        ),
+        ["grid.task[1] (line 3): automaton.states.b: wants one state per symbol of '01', found 1."],
+    ),
+    "automaton that accepts what is not there": (
+        GOOD.replace(
+            "tomita_3",
+            '{automaton: {alphabet: "01", states: {even: [even, odd], odd: [odd, even]}, accept: [oddd]}}',
+        ),
+        ["grid.task[1] (line 3): automaton.accept: no state is called 'oddd'. Did you mean 'odd'?"],
     ),
     "alias cycle": (
         "name: good\ngrid: &g\n  task: [parity_check]\n  again: *g\n",

@@ -141,21 +141,52 @@ def test_defaults_are_pinned():
         "warmup": 0.2,
         "schedule": "constant",
         "clip_norm": 1.0,
+        "curriculum": None,
+        "associativity_penalty": 0.0,
+        "engine": {
+            "kind": "plain",
+            "precision": "fp32",
+            "activation_checkpointing": False,
+            "gradient_accumulation": 1,
+        },
+        "sequence_parallel": 1,
+        "data_parallel": 1,
     }
     models = {
         "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},
         "lstm": {"width": 256},
         "rnn": {"width": 256},
+        "gru": {"width": 256},
         "constant": {},
         "transformer": {
             "width": 64,
             "layers": 5,
             "heads": 8,
             "positions": "sinusoidal",
+            "looped": False,
             "dropout": 0.0,
+        },
+        "regular_gpt": {"width": 64, "heads": 8, "window": 2, "dropout": 0.0},
+        "s5": {"width": 64, "layers": 2, "state": 256, "dropout": 0.0},
+        "sd_ssm": {"width": 64, "matrices": 8, "normalise": "column"},
+        "deltanet": {
+            "width": 64,
+            "layers": 2,
+            "heads": 4,
+            "householders": 1,
+            "negative_eigenvalues": False,
+        },
+        "mamba2": {
+            "width": 64,
+            "layers": 2,
+            "heads": 8,
+            "state": 64,
+            "negative_eigenvalues": False,
         },
     }
     for kind, fields in models.items():
+        if kind != "constant":
+            fields["match_parameters"] = None
         assert trial(model={"kind": kind}).model.model_dump() == {"kind": kind} | fields
 
 

@@ -187,7 +187,7 @@ def test_the_schema_accepts_the_studies_and_refuses_their_mistakes(tmp_path):
         assert list(validator.iter_errors(bad)), bad
 
 
-@pytest.mark.parametrize("spec", ["quick", "length_sweep"])
+@pytest.mark.parametrize("spec", ["quick", "length_sweep", "search", "long"])
 def test_every_study_of_the_house_is_valid(spec):
     from pathlib import Path
 

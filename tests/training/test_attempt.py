@@ -19,7 +19,7 @@ from ldru_study.results.facts import read_facts
 from ldru_study.results.files import FileRoot
 from ldru_study.results.heartbeat import read_heartbeats
 from ldru_study.results.query import Database
-from ldru_study.training import attempt, evaluate, training
+from ldru_study.training import attempt, evaluate, training, workers
 from ldru_study.training.attempt import is_measured, run_attempt
 from ldru_study.training.work import Work
 
@@ -90,7 +90,7 @@ def test_a_bug_is_recorded_and_not_raised(store, monkeypatch):
     def broken(*_):
         raise KeyError("oops")
 
-    monkeypatch.setattr(attempt, "evaluate", broken)
+    monkeypatch.setattr(workers, "evaluate", broken)
     outcome = run_attempt(small_work(small_trial(), store))
     assert (outcome.state, outcome.cause) == ("failed", "bug")
     end = read_facts(store).ended[small_trial().trial_id]
@@ -134,7 +134,7 @@ def test_an_attempt_goes_on_from_the_last_checkpoint(store, monkeypatch):
     )
     assert run_attempt(work).state == "done"
     assert seen == list(range(11, 20))
-    assert weights_of(store, config) == training.dump_weights(whole.model, config)
+    assert weights_of(store, config) == whole.weights()
     # and the training curve is whole
     steps = store.read("metrics")[0]["step"].to_pylist()
     assert steps == [1, 2, 5, 10, 20]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from tests.conftest import small_trial
 
+from ldru_study.spec.trial import CurriculumConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.training.batches import (
     evaluation_block,
+    longest_length,
     training_batch,
     validation_batch,
 )
@@ -62,3 +65,68 @@ def test_evaluation_strings_depend_on_question_and_seed_only():
         other = evaluation_block(config, length, eval_seed, block, 32)
         assert not torch.equal(one.tokens, other.tokens)
     assert not torch.equal(one.tokens, evaluation_block(small_trial(seed=1), 50, 0, 0, 32).tokens)
+
+
+def longest_lengths(max_length, start_length, share, steps):
+    curriculum = {"start_length": start_length, "share": share}
+    train = small_trial(max_length=max_length, curriculum=curriculum, steps=steps).train
+    return [longest_length(train, step) for step in range(steps)]
+
+
+def test_a_curriculum_doubles_in_steps_of_equal_duration():
+    assert longest_lengths(32, 4, 0.6, 10) == [4, 4, 8, 8, 16, 16, 32, 32, 32, 32]
+    # what is no doubling of the start is reached at the end of the share as well
+    assert longest_lengths(20, 8, 0.5, 8) == [8, 8, 16, 16, 20, 20, 20, 20]
+    assert longest_lengths(20, 20, 0.5, 3) == longest_lengths(20, 4, 0.0, 3) == [20, 20, 20]
+
+
+def test_a_curriculum_bounds_what_is_drawn_and_no_validation():
+    whole = small_trial(max_length=32, batch_size=64, lengths_per_batch=16)
+    train = whole.train.model_copy(update={"curriculum": CurriculumConfig(start_length=2)})
+    config = whole.model_copy(update={"train": train})
+    longest = [int(training_batch(config, step).lengths.max()) for step in range(12)]
+    assert longest[0] <= 2 < longest[-1]
+    assert all(length <= longest_length(train, step) for step, length in enumerate(longest))
+    assert torch.equal(validation_batch(config, 64).tokens, validation_batch(whole, 64).tokens)
+
+
+def test_a_curriculum_that_begins_below_a_task_draws_its_shortest_length():
+    config = small_trial(max_length=32, curriculum={"start_length": 1})
+    config = config.model_copy(update={"task": "d_4"})
+    assert set(training_batch(config, 0).lengths.tolist()) == {2}
+
+
+def own_trial(task, sampling="balanced"):
+    base = small_trial(max_length=12)
+    return type(base).model_validate(base.model_dump() | {"task": task, "sampling": sampling})
+
+
+@pytest.mark.parametrize(
+    ("task", "sampling"),
+    [
+        ("d_2", "paper"),
+        ("d_2", "hard"),
+        ("tomita_3", "paper"),
+        ("listops_3_9", "balanced"),
+        ("modular_arithmetic", "paper"),
+        ({"regex": "(0|1)*010(0|1)*"}, "hard"),
+    ],
+)
+def test_every_task_and_sampling_makes_batches(task, sampling):
+    config = own_trial(task, sampling)
+    language = find_task(config.task).language
+    for batch in (
+        training_batch(config, 3),
+        validation_batch(config, 20),
+        evaluation_block(config, 25, 0, 0, 20),
+    ):
+        labels = language.label(batch.tokens.numpy().astype(np.uint8), batch.lengths.numpy())
+        assert labels.tolist() == batch.labels.tolist()
+    other = own_trial(task, "balanced" if sampling != "balanced" else "paper")
+    assert not torch.equal(training_batch(config, 3).tokens, training_batch(other, 3).tokens)
+
+
+def test_one_language_has_one_stream_however_it_is_written():
+    one, other = own_trial({"regex": "(0|1)*1"}), own_trial({"regex": "0*1(1|00*1)*", "name": "a"})
+    assert one.trial_id == other.trial_id
+    assert torch.equal(training_batch(one, 3).tokens, training_batch(other, 3).tokens)

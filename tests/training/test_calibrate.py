@@ -9,13 +9,20 @@ from tests.conftest import small_trial
 from ldru_study.spec.plan import Question
 from ldru_study.training import calibrate as calibrating
 from ldru_study.training import evaluate
-from ldru_study.training.calibrate import CalibrationError, Cost, calibrate, measure_cost
+from ldru_study.training.calibrate import (
+    CalibrationError,
+    Cost,
+    calibrate,
+    measure_cost,
+    one_worker,
+    zero_spares_mib,
+)
 
 CPU = torch.device("cpu")
 
 
 def cost(*string_s):
-    return Cost(0.5, 3.0, string_s, 10.0, 100.0)
+    return Cost(((8, 0.5),), 3.0, string_s, 10.0, 100.0)
 
 
 def test_a_training_is_its_steps_and_its_validations():
@@ -96,7 +103,8 @@ def test_a_trial_is_measured_in_a_process_of_its_own():
     found = calibrate(
         small_trial("ldru"), [Question(8, 64, 0), Question(40, 64, 0)], CPU, validation_strings=32
     )
-    assert found.step_s > 0
+    assert [length for length, _ in found.steps_s] == [8]
+    assert found.steps_s[0][1] > 0
     assert found.validation_s > 0
     assert [length for length, _ in found.string_s] == [8, 16, 32, 40]
     assert found.evaluation_s([Question(80, 64, 0)]) > 0
@@ -109,3 +117,49 @@ def test_what_cannot_be_measured_says_why():
     trial = small_trial(learning_rate=1e38, clip_norm=None, warmup=0, steps=100)
     with pytest.raises(CalibrationError, match=r"a few steps of it fail here: .*DivergedError.*st"):
         calibrate(trial, [Question(8, 64, 0)], CPU)
+
+
+def test_a_curriculum_makes_early_steps_cheap():
+    train = small_trial(max_length=32, steps=10, curriculum={"start_length": 8, "share": 0.8}).train
+    found = Cost(((8, 1.0), (16, 2.0), (32, 4.0)), 0.0, ((8, 1.0),), 10.0, 100.0)
+    # four steps of 8, four of 16, two of 32
+    assert found.training_s(train) == pytest.approx(4 * 1.0 + 4 * 2.0 + 2 * 4.0)
+
+
+def test_one_worker_has_its_share():
+    config = small_trial("ldru", max_length=64, batch_size=24, sequence_parallel=4, data_parallel=3)
+    share = one_worker(config).train
+    assert (share.workers, share.batch_size, share.max_length) == (1, 8, 16)
+    assert share.batch_size % share.lengths_per_batch == 0
+
+
+@pytest.mark.parametrize(
+    ("engine", "bytes_each"),
+    [
+        ({"kind": "plain"}, 0),
+        ({"kind": "deepspeed", "zero_stage": 0}, 0),
+        ({"kind": "deepspeed", "zero_stage": 1}, 12),
+        ({"kind": "deepspeed", "zero_stage": 3}, 20),
+        ({"kind": "deepspeed", "zero_stage": 2, "precision": "bf16"}, 14),
+    ],
+)
+def test_what_zero_spares(engine, bytes_each):
+    train = small_trial(engine=engine, data_parallel=4).train
+    assert zero_spares_mib(train, 2**20) == pytest.approx(0.75 * bytes_each)
+
+
+def test_long_strings_are_measured_by_shorter_ones(monkeypatch):
+    monkeypatch.setattr(calibrating, "_LONG_TOKENS", 8)
+    monkeypatch.setattr(calibrating, "_BUDGET_S", 0.05)
+    config = small_trial("ldru", max_length=64, sequence_parallel=2, batch_size=8)
+    found = measure_cost(config, [Question(8, 16, 0)], CPU, 16)
+    # of each string a worker has half
+    lengths = [length for length, _ in found.steps_s]
+    assert lengths == [16, 32, 64][: len(lengths)]
+    assert len(lengths) >= 2
+
+
+def test_memory_grows_beyond_what_was_measured_as_it_did_before():
+    assert calibrating._extended([(8, 100.0)], 64) == 100.0
+    assert calibrating._extended([(8, 100.0), (16, 110.0)], 64) == 110.0 + 48 * 10 / 8
+    assert calibrating._extended([(8, 100.0), (16, 90.0)], 64) == 90.0

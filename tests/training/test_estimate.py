@@ -25,7 +25,7 @@ seeds: 2
 evaluate: {lengths: [8, 16], multiples: [], strings: 64, validation_strings: 16}
 """
 # two steps and two validations, and 64 strings at each of two lengths
-COST = Cost(1.0, 2.0, ((8, 0.5), (16, 0.5)), 100.0, 400.0)
+COST = Cost(((8, 1.0),), 2.0, ((8, 0.5), (16, 0.5)), 100.0, 400.0)
 TRAINING_S, EVALUATION_S = 2 * 1.0 + 2 * 2.0, 2 * 64 * 0.5
 
 

@@ -15,7 +15,7 @@ from ldru_study.tasks.streams import random_stream
 from ldru_study.training.batches import training_batch
 from ldru_study.training.failures import DamagedError, DivergedError, NoMemoryError
 from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
-from ldru_study.training.training import Training, dump_weights, load_weights, new_model
+from ldru_study.training.training import Training, load_weights, new_model
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def test_a_restored_training_continues_to_the_same_bits(model, optimizer):
     advance(resumed, 7)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-    wanted, found = (t.optimizer.state_dict()["state"] for t in (whole, resumed))
+    wanted, found = (t.engine.optimizer_state() for t in (whole, resumed))
     for number, values in wanted.items():
         for key, value in values.items():
             assert torch.equal(value, found[number][key]), (number, key)
@@ -64,16 +64,17 @@ def test_training_learns(model):
 
 def test_seeds_differ_and_a_seed_repeats():
     def weights(seed):
-        return dump_weights(advance(Training(small_trial(seed=seed), CPU), 3).model, small_trial())
+        return advance(Training(small_trial(seed=seed), CPU), 3).model.state_dict()
 
-    assert weights(0) == weights(0)
-    assert weights(0) != weights(1)
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not all(torch.equal(value, other[name]) for name, value in first.items())
 
 
 def test_weights_come_back_without_pickle():
     config = small_trial("ldru")
-    model = advance(Training(config, CPU), 2).model
-    data = dump_weights(model, config)
+    training = advance(Training(config, CPU), 2)
+    model, data = training.model, training.weights()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert (
         json.loads(header["__metadata__"]["ldru_study"])["about"]["config"]["task"]
@@ -85,7 +86,7 @@ def test_weights_come_back_without_pickle():
 
 
 def test_weights_of_another_trial_are_refused():
-    data = dump_weights(Training(small_trial(), CPU).model, small_trial())
+    data = Training(small_trial(), CPU).weights()
     other = small_trial(seed=1)
     message = f"it is of trial {small_trial().trial_id}, wanted {other.trial_id}"
     with pytest.raises(DamagedError, match=message):
@@ -95,14 +96,14 @@ def test_weights_of_another_trial_are_refused():
 @pytest.mark.parametrize("cut", [0, 4, 100, -1])
 def test_damaged_weights_are_named(cut):
     config = small_trial()
-    data = dump_weights(Training(config, CPU).model, config)
+    data = Training(config, CPU).weights()
     with pytest.raises(DamagedError, match=r"it is damaged \("):
         load_weights(data[:cut], config, CPU)
 
 
 def test_every_flipped_bit_is_damage():
     config = small_trial()
-    data = dump_weights(Training(config, CPU).model, config)
+    data = Training(config, CPU).weights()
     for at in range(0, len(data), 41):
         spoilt = bytearray(data)
         spoilt[at] ^= 0x04
@@ -173,7 +174,7 @@ def test_one_micro_batch_is_the_plain_step_to_the_bit(model):
     config = small_trial(model)
     training = advance(Training(config, CPU), 3)
     plain = new_model(config)
-    optimizer = build_optimizer(plain, config.train)
+    optimizer = build_optimizer(plain.parameters(), config.train)
     for step in range(3):
         batch = training_batch(config, step)
         set_learning_rate(optimizer, learning_rate_at(step, config.train))
@@ -291,3 +292,44 @@ def test_a_resumed_training_keeps_the_smaller_micro_batch(ordered, saved, wanted
     resumed.restore(state)
     assert resumed.micro_batch_size == wanted
     assert resumed.last is not None
+
+
+def test_levels_of_a_tree_have_norms_and_other_models_none():
+    for model in ("ldru", "lstm"):
+        training = advance(Training(small_trial(model, min_length=8), CPU), 2)
+        row = training.history[-1]
+        if model == "lstm":
+            assert row.level_state_norms is row.level_gradient_norms is None
+            continue
+        # eight leaves are merged in three levels
+        assert len(row.level_state_norms) == len(row.level_gradient_norms) == 4
+        assert all(norm > 0 for norm in row.level_state_norms)
+        again = Training(training.config, CPU)
+        again.restore(training.state())
+        assert again.history == training.history
+
+
+def test_the_penalty_makes_an_operator_more_associative():
+    settings = {"steps": 60, "learning_rate": 3e-3, "batch_size": 32, "max_length": 16}
+    defects = []
+    for penalty in (0.0, 10.0):
+        training = Training(small_trial("ldru", associativity_penalty=penalty, **settings), CPU)
+        losses = [training.advance().loss for _ in range(60)]
+        training.measure(training.last, 32)
+        defects.append(training.history[-1].associativity_defect)
+        # what is reported is the cross-entropy alone
+        assert max(losses) < 3
+    assert defects[1] < 0.5 * defects[0]
+
+
+def test_micro_batches_add_up_in_fp32_whatever_the_model_computes_in():
+    engine = {"precision": "bf16", "gradient_accumulation": 4}
+    training = Training(small_trial("lstm", engine=engine), CPU)
+    assert training.micro_batch_size == 4
+    training.advance()
+    assert {p.dtype for p in training.model.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in training.engine.weights().values()} == {torch.float32}
+    # weights come back in the precision that they were trained in
+    loaded = load_weights(training.weights(), training.config, CPU)
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ldru_study.analysis.bracket import residual_p_values
 from ldru_study.analysis.claims import Claim, claim_at
+from ldru_study.analysis.consensus import JointVerdict, judge_jointly
 from ldru_study.analysis.counts import CellCurves
 from ldru_study.analysis.intervals import exact_bounds
 from ldru_study.analysis.judge import judge_curves, judge_groups
@@ -33,7 +34,9 @@ class CellVerdict:
         cell: the counts that were judged.
         seeds: one verdict per evaluated seed.
         counts: seeds of each kind, most frequent first; empty when no seed was evaluated.
-        pooled: verdict on the shared curve of all seeds; None when no seed was evaluated.
+        pooled: verdict on one curve for all seeds, to see what pooling would hide; None when no
+            seed was evaluated.
+        joint: verdict from all seeds at once, each with a threshold of its own; None likewise.
         holds_share: exact one-sided bounds on the share of seeds that hold; an inconclusive seed
             counts as failing in the lower and as holding in the upper bound.
         error_bound: the error rate at every tested length beyond the training length is below
@@ -47,6 +50,7 @@ class CellVerdict:
     seeds: tuple[CurveVerdict, ...]
     counts: Mapping[Kind, int]
     pooled: CurveVerdict | None
+    joint: JointVerdict | None
     holds_share: tuple[float, float]
     error_bound: float | None
     confidence: float
@@ -73,7 +77,7 @@ def judge_cells(
 ) -> list[CellVerdict]:
     """Judge every seed of every cell, and every cell's pooled curve.
 
-    Seeds carry no failure multiples by level, only the pooled verdict does; `judge_curves` gives
+    Seeds carry no failure multiples by level, only the joint verdict does; `judge_curves` gives
     them for single seeds.
 
     Raises:
@@ -82,9 +86,10 @@ def judge_cells(
     verdicts = iter(judge_curves([c for cell in cells for c in cell.curves], settings, levels=()))
     per_cell = [tuple(next(verdicts) for _ in cell.curves) for cell in cells]
     groups = [cell.curves for cell in cells if cell.curves]
-    pooled = iter(judge_groups(groups, settings))
+    pooled = iter(judge_groups(groups, settings, levels=()))
+    joint = iter(judge_jointly(groups, settings))
     return [
-        _combine(cell, seeds, next(pooled) if cell.curves else None, settings)
+        _combine(cell, seeds, (next(pooled), next(joint)) if cell.curves else None, settings)
         for cell, seeds in zip(cells, per_cell, strict=True)
     ]
 
@@ -92,9 +97,10 @@ def judge_cells(
 def _combine(
     cell: CellCurves,
     seeds: tuple[CurveVerdict, ...],
-    pooled: CurveVerdict | None,
+    together: tuple[CurveVerdict, JointVerdict] | None,
     settings: VerdictSettings,
 ) -> CellVerdict:
+    pooled, joint = together or (None, None)
     tally = Counter(verdict.kind for verdict in seeds)
     counts = dict(sorted(tally.items(), key=lambda item: (-item[1], KINDS.index(item[0]))))
     return CellVerdict(
@@ -102,6 +108,7 @@ def _combine(
         seeds=seeds,
         counts=counts,
         pooled=pooled,
+        joint=joint,
         holds_share=_holds_share(tally, settings.confidence),
         error_bound=_error_bound(cell, settings) if set(counts) == {"holds"} else None,
         confidence=settings.confidence,

@@ -62,8 +62,12 @@ def collect(store: Store, study: str) -> StudyCounts:
         NotFoundError: the store holds no such study.
         StoreError: the study's own files are damaged, or the store cannot be read.
     """
-    asked = store.study(study)
-    database = Database(store)
+    return counts_of(Database(store, [study]), study)
+
+
+def counts_of(database: Database, study: str) -> StudyCounts:
+    """Return the counts of one of a database's studies."""
+    asked = database.studies[study]
     trials = database.rows(
         "select cell, seed, trial_id, state, cause, suggestion, "
         "train.max_length as train_max_length "
@@ -115,11 +119,12 @@ def _cell(
     cell: Mapping[str, Any], trials: list[dict[str, Any]], curves: Mapping[str, LengthCurve]
 ) -> CellCurves:
     return CellCurves(
-        task=cell["config"]["task"],
+        task=cell["axes"]["task"],
         model=cell["axes"]["model"],
         key=cell["cell"],
         curves=tuple(curves[trial["trial_id"]] for trial in trials if trial["trial_id"] in curves),
         chosen_by=_chosen_by(cell),
+        config=cell["config"],
         axes={name: shown for name, shown in cell["axes"].items() if name not in _NAMED},
         failed={
             trial["seed"]: trial["cause"]

@@ -102,6 +102,7 @@ class CellCurves:
         failed: cause of failure of each seed that has no curve.
         chosen_by: who chose the settings: None for the study file, ``search``, or ``oracle`` for a
             search on lengths that also judge.
+        config: the trial's configuration without its seed, as plain data; empty if unknown.
 
     Raises:
         ValueError: a seed occurs twice.
@@ -114,6 +115,7 @@ class CellCurves:
     axes: Mapping[str, object] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
     chosen_by: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

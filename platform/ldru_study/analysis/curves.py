@@ -70,10 +70,15 @@ class Cells:
 
     @property
     def span(self) -> tuple[Floats, Floats]:
-        """Natural logarithms of the first and the last multiple of each curve, [F] each."""
+        """Natural logarithms of the first and the last multiple of each curve, [F] each.
+
+        A curve of padding alone begins and ends at 0.
+        """
         real = self.num_total > 0
+        empty = ~real.any(1)
         first = np.where(real, self.log_multiple, np.inf).min(1, initial=np.inf)
-        return first, np.where(real, self.log_multiple, -np.inf).max(1, initial=-np.inf)
+        last = np.where(real, self.log_multiple, -np.inf).max(1, initial=-np.inf)
+        return np.where(empty, 0.0, first), np.where(empty, 0.0, last)
 
 
 @dataclass(frozen=True, eq=False)

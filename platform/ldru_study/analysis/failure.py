@@ -26,6 +26,11 @@ from ldru_study.analysis.profiles import (
 _LOG_SPAN = float(np.log(np.log(0.1) / np.log(0.9)))
 
 
+def log_span() -> float:
+    """Return beta ln W, the same for every curve: ln(ln 0.1 / ln 0.9)."""
+    return _LOG_SPAN
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A quantity with its interval; None where the data do not identify a number.

@@ -89,7 +89,7 @@ def fit_cells(cells: Cells) -> list[Fits]:
     if not len(cells.num_total):
         return []
     constant = binomial_coefficients(cells)
-    per_family = [_fit_family(cells, family) for family in FAMILIES]
+    per_family = [optimise(cells, family) for family in FAMILIES]
     return [
         {
             family: _as_fit(family, best[row], value[row] + constant[row], cells, row)
@@ -184,10 +184,10 @@ def _newton_step(at: Floats, cells: Cells, anchor: Anchor, limits: tuple[Floats,
     return np.asarray(step * np.minimum(1.0, 3.0 / np.maximum(longest, 1e-300)))
 
 
-def _fit_family(cells: Cells, family: Family) -> tuple[Floats, Floats]:
+def optimise(cells: Cells, family: Family) -> tuple[Floats, Floats]:
     """Return the best parameters [F, 4] and log likelihoods [F] over all starts."""
     lower, upper = bounds(cells, family)
-    starts = _starts(cells, family)
+    starts = starts_for(cells, family)
     num_curves, num_starts = starts.shape[:2]
     rows = np.repeat(np.arange(num_curves), num_starts)
     anchor = Anchor(None, np.zeros(len(rows)))
@@ -199,18 +199,18 @@ def _fit_family(cells: Cells, family: Family) -> tuple[Floats, Floats]:
     return best[every, winner], value[every, winner]
 
 
-def _starts(cells: Cells, family: Family) -> Floats:
+def starts_for(cells: Cells, family: Family) -> Floats:
     """Return the best scale on a grid for each starting beta, [F, starts, 4]."""
     lower, upper = bounds(cells, family)
     num_curves = len(lower)
-    errors = (cells.num_total - cells.num_correct).sum(1) / cells.num_total.sum(1)
     if family == "holds":
+        errors = (cells.num_total - cells.num_correct).sum(1) / cells.num_total.sum(1)
         lapse = np.maximum(errors, 1e-4)
         starts = lower.copy()
         starts[:, LAPSE], starts[:, RHO] = np.sqrt(lapse), np.sqrt(_START_RHO)
         return starts[:, None]
     first, last = cells.span
-    plateau = _plateau_error(cells, first)
+    plateau = plateau_error(cells, first)
     betas = (1.0,) if family == "gradual" else _START_BETAS
     shares = np.linspace(0, 1, 25)
     scales = np.concatenate(
@@ -227,7 +227,7 @@ def _starts(cells: Cells, family: Family) -> Floats:
     return np.asarray(np.take_along_axis(grid, top[:, None, :, None], 1)[:, 0].swapaxes(0, 1))
 
 
-def _plateau_error(cells: Cells, first: Floats) -> Floats:
+def plateau_error(cells: Cells, first: Floats) -> Floats:
     """Return a first guess of each lapse, [F]: the error in distribution, never quite 0."""
     inside = (cells.log_multiple <= np.maximum(first, 0.0)[:, None]) & (cells.num_total > 0)
     total = np.where(inside, cells.num_total, 0.0).sum(1)

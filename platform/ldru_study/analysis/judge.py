@@ -25,7 +25,15 @@ from ldru_study.analysis.failure import (
     sharpnesses,
 )
 from ldru_study.analysis.fits import CurveFit, Fits, fit_cells
-from ldru_study.analysis.verdict import DEFAULTS, FLAGS, CurveVerdict, Kind, VerdictSettings, times
+from ldru_study.analysis.verdict import (
+    DEFAULTS,
+    FLAGS,
+    CurveVerdict,
+    Kind,
+    VerdictSettings,
+    times,
+    unlearned_reason,
+)
 
 # BICs nearer than this do not decide
 _CLOSE = 2.0
@@ -217,16 +225,7 @@ def _kind(shape: _Shape, bracket: Bracket, settings: VerdictSettings) -> tuple[K
 
 def _unlearned(subject: Evidence, seed: int | None, settings: VerdictSettings) -> CurveVerdict:
     """Return the verdict on a curve that cannot be asked how it fails."""
-    kind: Kind = "inconclusive"
-    if subject.counts is None or subject.excess is None:
-        reason = "at every length a constant answer is nearly always right"
-    elif subject.accuracy is None:
-        at = times(float(subject.counts.multiples[0]))
-        reason = f"low at {at} already, and never tested at <= 1x"
-    else:
-        kind = "never_learned"
-        way = f"only {100 * subject.excess:.0f} % of the way from chance to perfect"
-        reason = f"{way if subject.excess >= 0.01 else 'no better than chance'} at <= 1x"
+    kind, reason = unlearned_reason(subject)
     # below the level of learning, that it is not near-perfect goes without saying
     flags = count_flags(subject, settings.confidence, settings.near_perfect) - {"imperfect_plateau"}
     return CurveVerdict(

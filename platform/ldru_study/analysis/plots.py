@@ -1,27 +1,24 @@
-"""Failure curves as pictures: plotly for the report page, matplotlib for a README or a paper."""
+"""Failure curves as pictures for a README or a paper, and the styles that the page shares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 import matplotlib as mpl
 import numpy as np
-import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
-from ldru_study.analysis.counts import CellCurves, Floats, LengthCurve
-from ldru_study.analysis.intervals import wilson
+from ldru_study.analysis.counts import CellCurves, Floats
 from ldru_study.analysis.verdict import times
 
 # distinguishable with every colour vision, on white and on black. Source: Paul Tol, "bright"
 PALETTE = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE")
-_DASHES = ("solid", "dash", "dot")
+DASHES = ("solid", "dash", "dot")
 _LINESTYLES = ("-", "--", ":")
 # a second difference for readers who see no colours
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "cross", "x")
 _MARKERS = ("o", "s", "^", "D", "P", "X")
 _GREY = "#888888"
 
@@ -34,7 +31,7 @@ def series_styles(cells: Sequence[CellCurves]) -> dict[str, tuple[str, int]]:
     """
     labels = dict.fromkeys(cell.label for cell in cells)
     return {
-        label: (PALETTE[i % len(PALETTE)], i // len(PALETTE) % len(_DASHES))
+        label: (PALETTE[i % len(PALETTE)], i // len(PALETTE) % len(DASHES))
         for i, label in enumerate(labels)
     }
 
@@ -42,63 +39,6 @@ def series_styles(cells: Sequence[CellCurves]) -> dict[str, tuple[str, int]]:
 def tasks_of(cells: Sequence[CellCurves]) -> list[str]:
     """Return the tasks in order of appearance."""
     return list(dict.fromkeys(cell.task for cell in cells))
-
-
-def panel(
-    cells: Sequence[CellCurves], styles: dict[str, tuple[str, int]], confidence: float = 0.95
-) -> go.Figure:
-    """Draw all cells of one task for the page.
-
-    Every seed is a line with Wilson bars; a mean over few seeds would show failures that no seed
-    has. Each trace's ``legendgroup`` is the number of its label in ``styles``, so that the page
-    can toggle a model over all panels.
-
-    Args:
-        cells: the cells of one task.
-        styles: from `series_styles` over all cells of the study.
-        confidence: of the Wilson bars.
-    """
-    figure = go.Figure()
-    groups = {label: number for number, label in enumerate(styles)}
-    for line in _chance_lines(cells):
-        figure.add_scatter(
-            x=line[0],
-            y=line[1],
-            mode="lines",
-            line={"color": _GREY, "width": 1, "dash": "dash"},
-            hovertext=[f"chance {100 * y:.1f} %" for y in line[1]],
-            hoverinfo="text",
-        )
-    for cell in cells:
-        colour, dash = styles[cell.label]
-        stroke = {"color": colour, "dash": _DASHES[dash]}
-        group = groups[cell.label]
-        for curve in cell.curves:
-            lower, upper = wilson(curve.num_correct, curve.num_total, confidence)
-            figure.add_scatter(
-                x=curve.multiples,
-                y=curve.accuracy,
-                mode="lines+markers",
-                opacity=0.8,
-                line=stroke | {"width": 0.75 + _layer(group, len(groups)) / 2},
-                marker={
-                    "size": 4 + _layer(group, len(groups)),
-                    "color": colour,
-                    "symbol": _SYMBOLS[group % len(_SYMBOLS)],
-                },
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": upper - curve.accuracy,
-                    "arrayminus": curve.accuracy - lower,
-                    "thickness": 0.8,
-                    "width": 2,
-                },
-                hovertext=_hover(cell.label, curve),
-                hoverinfo="text",
-                legendgroup=str(group),
-            )
-    return _laid_out(figure, cells)
 
 
 def failure_figure(cells: Sequence[CellCurves], *, columns: int = 3) -> Figure:
@@ -181,43 +121,6 @@ def _draw(axes: Axes, cells: Sequence[CellCurves], styles: dict[str, tuple[str, 
 def _layer(group: int, num_groups: int) -> int:
     """Return how much wider a model is drawn than those above it, so that all are seen."""
     return min(num_groups - group, 4)
-
-
-def _laid_out(figure: go.Figure, cells: Sequence[CellCurves]) -> go.Figure:
-    first, last = _span(cells)
-    ticks = _ticks(first, last)
-    figure.add_vrect(x0=first / 2, x1=1, fillcolor=_GREY, opacity=0.12, line_width=0, layer="below")
-    figure.update_xaxes(
-        type="log",
-        range=[np.log10(first / 1.15), np.log10(last * 1.15)],
-        tickvals=ticks,
-        ticktext=[times(tick) for tick in ticks],
-        tickangle=0,
-        showgrid=False,
-        zeroline=False,
-        title={"text": "test length / longest training length"},
-    )
-    figure.update_yaxes(range=[-0.02, 1.03], tickformat=".0%", zeroline=False)
-    figure.update_layout(
-        showlegend=False,
-        height=320,
-        margin={"l": 48, "r": 12, "t": 8, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        hovermode="closest",
-    )
-    return figure
-
-
-def _hover(label: str, curve: LengthCurve) -> list[str]:
-    """Write what a point says; plotly reads a little HTML in it, so names are escaped."""
-    who = f"{escape(label)}<br>seed {curve.seed}"
-    return [
-        f"{who}<br>{times(m)} ({length} tokens): {k}/{n} = {100 * k / n:.2f} %"
-        for m, length, k, n in zip(
-            curve.multiples, curve.lengths, curve.num_correct, curve.num_total, strict=True
-        )
-    ]
 
 
 def _chance_lines(cells: Sequence[CellCurves]) -> list[tuple[Floats, Floats]]:

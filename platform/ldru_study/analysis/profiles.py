@@ -121,14 +121,23 @@ def _profiles(
 
 def _ends(points: Floats, root: Floats, limit: float) -> Ends:
     """Return the middle of a profile's top and where its root deviance crosses ``limit``."""
-    low, high = _crossings(points, root, limit)
-    top_low, top_high = _crossings(points, root, float(np.sqrt(_FLAT_DEVIANCE)))
-    if top_low is None or top_high is None or top_high - top_low > _FLAT_WIDTH:
-        return None, low, high
-    return (top_low + top_high) / 2, low, high
+    return middle_of_top(points, root), *crossings(points, root, limit)
 
 
-def _crossings(points: Floats, root: Floats, limit: float) -> tuple[float | None, float | None]:
+def middle_of_top(points: Floats, root: Floats) -> float | None:
+    """Return the middle of a profile's top; None where the top is wide or open.
+
+    Args:
+        points: natural logarithms, [D], ascending.
+        root: the root of the deviance at each.
+    """
+    low, high = crossings(points, root, float(np.sqrt(_FLAT_DEVIANCE)))
+    if low is None or high is None or high - low > _FLAT_WIDTH:
+        return None
+    return (low + high) / 2
+
+
+def crossings(points: Floats, root: Floats, limit: float) -> tuple[float | None, float | None]:
     """Return the outermost crossings of ``limit``; None where the profile stays below it.
 
     Between points the root deviance is interpolated: it is linear for a normal likelihood.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,22 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ldru_study.analysis.cell import CellVerdict, judge_cells
-from ldru_study.analysis.collect import StudyCounts, collect
-from ldru_study.analysis.plots import failure_figure, panel, series_styles, tasks_of
-from ldru_study.analysis.tables import COLUMNS, accuracies, estimate, half_way, render, verdict_rows
-from ldru_study.analysis.verdict import FLAGS, CurveVerdict, Kind, times
+from ldru_study.analysis.collect import StudyCounts, collect, counts_of
+from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, training_curves
+from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
+from ldru_study.analysis.sentences import WORDS, answer, by_label, headline, leading_kind, limits
+from ldru_study.analysis.tables import COLUMNS, estimate, render, verdict_rows
+from ldru_study.analysis.verdict import FLAGS, CurveVerdict, times
 from ldru_study.errors import StudyError
+from ldru_study.results.query import Database
+from ldru_study.results.search_table import read_searches, rows_of
 from ldru_study.results.store import Store
 
 _TEMPLATE = "report.html.j2"
 _FIGURES = (".pdf", ".png", ".svg")
+# of a diff so much is shown; the store has all of it
+_MOST_DIFF = 20_000
+_NUMERIC = ("in distribution", "at 2x", "at 3x", "at the longest", "half way to chance")
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,16 @@ def write_report(store: Store, study: str, path: Path) -> None:
         NotFoundError: the store holds no such study.
         StudyError: the file cannot be written.
     """
-    counts = collect(store, study)
+    database = Database(store, [study])
+    counts = counts_of(database, study)
     now = datetime.datetime.now(datetime.UTC)
     origin = Origin(
         spec_text=store.spec_text(study),
         submissions=store.provenance(study)["submissions"],
         written_at=f"{now:%Y-%m-%d %H:%M} UTC",
     )
-    page = render_report(counts, judge_cells(counts.cells, counts.settings), origin)
+    verdicts = judge_cells(counts.cells, counts.settings)
+    page = render_report(counts, verdicts, origin, _extras(database, study))
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -80,8 +90,25 @@ def write_figure(store: Store, study: str, path: Path) -> None:
         raise StudyError(f"{path}: cannot be written: {error.strerror}.") from error
 
 
-def render_report(counts: StudyCounts, verdicts: Sequence[CellVerdict], origin: Origin) -> str:
-    """Return the page as HTML; every text in it is escaped."""
+def _extras(database: Database, study: str) -> Extras:
+    asked = database.studies[study]
+    objectives = asked.get("objective") or ()
+    searches = read_searches(database.facts.store, study)[1] if objectives else ()
+    return Extras(
+        training=training_curves(database, study),
+        objectives=objectives,
+        searches=rows_of(searches),
+        samplings=[cell["config"]["sampling"] for cell in asked["cells"]],
+    )
+
+
+def render_report(
+    counts: StudyCounts,
+    verdicts: Sequence[CellVerdict],
+    origin: Origin,
+    extras: Extras = NO_EXTRAS,
+) -> str:
+    """Return the page as HTML; every text in it is escaped, nothing comes from elsewhere."""
     # undefined names are bugs of the template, not empty text
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ldru_study.analysis", ""),
@@ -91,35 +118,34 @@ def render_report(counts: StudyCounts, verdicts: Sequence[CellVerdict], origin: 
         lstrip_blocks=True,
     )
     environment.filters["tight"] = _tight
-    styles = series_styles(counts.cells)
-    tasks = tasks_of(counts.cells)
-    panels = [
-        {
-            "task": task,
-            "figure": panel([c for c in counts.cells if c.task == task], styles).to_plotly_json(),
-        }
-        for task in tasks
-    ]
+    environment.filters["command"] = shlex.join
+    environment.filters["settings"] = settings
+    environment.filters["clipped"] = _clipped
     rows = [render(row) for row in verdict_rows(verdicts)]
     filled = [n for n in range(len(COLUMNS)) if any(row[n] not in ("", "-") for row in rows)]
     return environment.get_template(_TEMPLATE).render(
         counts=counts,
         origin=origin,
+        extras=extras,
         num_trials=sum(counts.states.values()),
-        tasks=tasks,
-        headlines={task: _headlines(task, verdicts) for task in tasks},
-        legend=[
-            {"label": label, "colour": colour, "group": str(number)}
-            for number, (label, (colour, _)) in enumerate(styles.items())
-        ],
+        answers=_answers(verdicts),
+        heat=_heat(verdicts),
         columns=[COLUMNS[n] for n in filled],
         rows=[[row[n] for n in filled] for row in rows],
+        numeric=_NUMERIC,
         seeds=[_seed_row(cell, seed) for cell in verdicts for seed in cell.seeds],
+        limits=limits(verdicts, extras.samplings),
         flags={name.replace("_", " "): text for name, text in FLAGS.items()},
+        style=Markup(_asset("report.css")),
         plotly=Markup(get_plotlyjs()),
-        # a script ends at "</": inside JSON text the slash may be escaped
-        panels=Markup(_json(panels).replace("</", "<\\/")),
+        script=Markup(_asset("report.js")),
+        # no text inside can end the script or begin another
+        data=Markup(json.dumps(page_data(verdicts, extras)).replace("<", "\\u003c")),
     )
+
+
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _tight(text: str) -> str:
@@ -127,54 +153,42 @@ def _tight(text: str) -> str:
     return re.sub(r"(?<=\d) (?=%|\d{3}\b)", "\N{NO-BREAK SPACE}", text)
 
 
-def _json(content: object) -> str:
-    return json.dumps(content, default=lambda array: array.tolist())
+def _clipped(text: str) -> str:
+    left = len(text) - _MOST_DIFF
+    return text if left <= 0 else f"{text[:_MOST_DIFF]}\n... {left} more characters"
 
 
-_WORDS: dict[Kind, str] = {
-    "holds": "holds",
-    "gradual": "fades",
-    "sharp": "collapses",
-    "never_learned": "never learned",
-    "inconclusive": "undecided",
-}
+def _answers(verdicts: Sequence[CellVerdict]) -> list[dict[str, Any]]:
+    """Return for each model its number, its label and what became of it."""
+    return [
+        {"series": number, "label": label, "text": answer(found)}
+        for number, (label, found) in enumerate(by_label(verdicts).items())
+    ]
 
 
-def _headlines(task: str, verdicts: Sequence[CellVerdict]) -> list[dict[str, str]]:
-    """Return for each cell of a task its kind, its label and one sentence."""
-    found = []
-    for verdict in verdicts:
-        if verdict.cell.task != task:
-            continue
-        kinds = list(verdict.counts)
-        kind = kinds[0] if kinds else "inconclusive"
-        found.append(
-            {
-                "kind": kind,
-                "word": _WORDS[kind] if kinds else "no result",
-                "label": verdict.cell.label,
-                "text": _sentence(verdict),
-            }
-        )
-    return found
+def _heat(verdicts: Sequence[CellVerdict]) -> dict[str, Any]:
+    """Return the table of all cells, tasks as columns and models as rows."""
+    tasks = tasks_of([verdict.cell for verdict in verdicts])
+    places = {(v.cell.label, v.cell.task): number for number, v in enumerate(verdicts)}
+    labels = series_styles([verdict.cell for verdict in verdicts])
 
+    def square(label: str, task: str) -> dict[str, Any] | None:
+        number = places.get((label, task))
+        if number is None:
+            return None
+        verdict = verdicts[number]
+        kind = leading_kind(verdict)
+        return {
+            "number": number,
+            "kind": kind or "missing",
+            "word": WORDS[kind] if kind else "no result",
+            "detail": headline(verdict),
+            "share": f"{verdict.counts[kind]}/{len(verdict.seeds)}" if kind else "",
+            "title": f"{label} on {task}: {verdict.summary}",
+        }
 
-def _sentence(verdict: CellVerdict) -> str:
-    (row,) = verdict_rows([verdict])
-    if row.longest is None:
-        return "No seed was evaluated."
-    parts = [row.verdict]
-    if row.error_bound is not None:
-        parts.append(
-            f"to {times(row.longest)}, error below {100 * row.error_bound:.2g} % at each length"
-        )
-    elif (half := half_way(row.half_multiples)) != "-":
-        parts.append(f"half way to chance at {half}")
-    if set(verdict.counts) != {"holds"}:
-        inside = accuracies(row.accuracy_in_distribution)
-        parts.append(f"{inside} right in distribution")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    rows = [{"label": label, "squares": [square(label, t) for t in tasks]} for label in labels]
+    return {"tasks": tasks, "rows": rows}
 
 
 def _seed_row(cell: CellVerdict, seed: CurveVerdict) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def render(row: VerdictRow) -> list[str]:
 
 
 def to_json(verdict: CellVerdict) -> dict[str, Any]:
-    """Return everything about one cell as plain values: the row, each seed, the pooled curve."""
+    """Return everything about one cell as plain values: the row, each seed, all of them."""
     return _plain_mapping(
         asdict(_row(verdict))
         | {
@@ -89,6 +89,7 @@ def to_json(verdict: CellVerdict) -> dict[str, Any]:
             "failed": dict(verdict.cell.failed),
             "seeds": [asdict(seed) for seed in verdict.seeds],
             "pooled": None if verdict.pooled is None else asdict(verdict.pooled),
+            "joint": None if verdict.joint is None else asdict(verdict.joint),
             "claims": [asdict(claim) for claim in verdict.claims],
         }
     )

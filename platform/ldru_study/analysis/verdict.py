@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ldru_study.analysis.bracket import NO_BRACKET, Bracket
+from ldru_study.analysis.evidence import Evidence
 from ldru_study.analysis.failure import UNKNOWN, Estimate
 from ldru_study.analysis.fits import CurveFit
 
@@ -100,6 +101,20 @@ class CurveVerdict:
     bracket: Bracket = NO_BRACKET
     next_lengths: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
+
+
+def unlearned_reason(evidence: Evidence) -> tuple[Kind, str]:
+    """Return kind and reason of a curve that cannot be asked how it fails."""
+    if evidence.counts is None or evidence.excess is None:
+        return "inconclusive", "at every length a constant answer is nearly always right"
+    if evidence.accuracy is None:
+        at = times(float(evidence.counts.multiples[0]))
+        return "inconclusive", f"low at {at} already, and never tested at <= 1x"
+    way = f"only {100 * evidence.excess:.0f} % of the way from chance to perfect"
+    return (
+        "never_learned",
+        f"{way if evidence.excess >= 0.01 else 'no better than chance'} at <= 1x",
+    )
 
 
 def times(multiple: float) -> str:

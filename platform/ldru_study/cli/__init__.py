@@ -8,11 +8,14 @@ from ldru_study import __version__
 from ldru_study.cli.analysis import analyze, report
 from ldru_study.cli.cluster import cluster
 from ldru_study.cli.control import logs, stop
+from ldru_study.cli.export import export
 from ldru_study.cli.group import StudyGroup
-from ldru_study.cli.registries import models, tasks
+from ldru_study.cli.refine import refine
+from ldru_study.cli.registries import models
 from ldru_study.cli.spec import plan, schema, validate
 from ldru_study.cli.store import list_studies, query, status, store
 from ldru_study.cli.submit import submit
+from ldru_study.cli.tasks import tasks
 
 
 @click.group(cls=StudyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +37,7 @@ for _command in (
     validate,
     plan,
     submit,
+    refine,
     status,
     list_studies,
     logs,
@@ -42,6 +46,7 @@ for _command in (
     store,
     analyze,
     report,
+    export,
     tasks,
     models,
     cluster,

@@ -16,11 +16,13 @@ from ldru_study.cli.group import (
     print_table,
     say,
     store_option,
+    warn_damage,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ldru_study.analysis.counts import CellCurves
     from ldru_study.results.search_table import SearchRow
     from ldru_study.results.store import Store
 
@@ -47,6 +49,144 @@ def verdicts(study: str, store_uri: str, as_json: bool) -> None:
 
     is_whole = print_verdicts(Store(store_uri), study_name(study), as_json=as_json)
     sys.exit(0 if is_whole else FAILED)
+
+
+@analyze.command()
+@click.argument("counts", type=click.Path(path_type=Path, allow_dash=True))
+@json_option
+def fit(counts: Path, as_json: bool) -> None:
+    """Judge counts from anywhere: where each case fails, how sharply, and how sure that is.
+
+    COUNTS is a JSON file, or - for stdin: {"cases": [{"id": "a", "multiples": [1, 2, 4],
+    "num_correct": [[64, 60, 33], [64, 63, 40]], "num_total": 64, "chance": 0.5}]}, with a list of
+    counts for each seed. num_total and chance may also differ from multiple to multiple.
+
+    \b
+    Example: ldru-study analyze fit counts.json --json
+    """
+    from ldru_study.analysis.cases import case_json, judge_cases, read_cases
+    from ldru_study.analysis.tables import estimate
+
+    cases = read_cases(*_read_text(counts))
+    judged = list(zip(cases, judge_cases(cases), strict=True))
+    if as_json:
+        print_json({"cases": [case_json(*one) for one in judged]})
+        return
+    print_table(
+        ("id", "seeds", "verdict", "half way to chance (95 %)", "reason"),
+        [
+            [
+                case.id,
+                len(case.curves),
+                verdict.kind,
+                estimate(verdict.half_multiple),
+                verdict.reason,
+            ]
+            for case, verdict in judged
+        ],
+        right=("seeds",),
+        keys=("id",),
+    )
+
+
+@analyze.command()
+@click.argument("study")
+@click.option(
+    "--x",
+    "field",
+    required=True,
+    metavar="FIELD",
+    help="What varies: a numeric field of the spec such as train.max_length or model.width, "
+    "or num_parameters.",
+)
+@store_option
+@json_option
+def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
+    """Show how far models hold against what varies, with what the data cannot carry refused.
+
+    STUDY is a study's name or its YAML file. Medians come from censored runs (Turnbull), exponents
+    from a censored regression, and from a power law with a floor where no run is censored.
+
+    \b
+    Example: ldru-study analyze scaling length-sweep --x train.max_length
+    """
+    from dataclasses import asdict
+
+    from ldru_study.analysis.collect import collect
+    from ldru_study.analysis.scaling_table import COLUMNS, law_lines, median_rows
+    from ldru_study.analysis.series import scale_cells
+    from ldru_study.results.store import Store
+
+    found = collect(Store(store_uri), study_name(study))
+    value_of = _num_parameters if field == "num_parameters" else None
+    series = scale_cells(found.cells, field, found.settings, value_of=value_of)
+    if as_json:
+        print_json({"study": found.name, "x": field, "series": [asdict(one) for one in series]})
+    else:
+        rows = [row for one in series for row in median_rows(one)]
+        print_table(COLUMNS, rows, right=COLUMNS[2:7], keys=("task", "model"))
+        for one in series:
+            for line in law_lines(one, field):
+                click.echo(line)
+    warn_damage(found.damage)
+
+
+def _num_parameters(cell: CellCurves) -> float:
+    from ldru_study.models.registry import num_parameters
+    from ldru_study.spec.trial import TrialConfig
+    from ldru_study.training.training import new_model
+
+    return float(num_parameters(new_model(TrialConfig.model_validate(cell.config))))
+
+
+@analyze.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@store_option
+@json_option
+def compare(first: str, second: str, store_uri: str, as_json: bool) -> None:
+    """Test whether A holds better than B beyond the training length, task by task.
+
+    A and B are STUDY:MODEL, or STUDY where the study has a single model; MODEL is a label of the
+    verdict table. Pairs are one task and one seed; the test is an exact permutation of signs, with
+    Holm's correction over the tasks. 1 is perfect and 0 a constant answer.
+
+    \b
+    Example: ldru-study analyze compare quick:lstm "quick:ldru(mlp)"
+    """
+    from dataclasses import asdict
+
+    from ldru_study.analysis import compare as comparing
+    from ldru_study.analysis.comparison_table import COLUMNS, comparison_rows, pick_model
+    from ldru_study.errors import StudyError
+    from ldru_study.results.store import Store
+
+    store = Store(store_uri)
+    a, b = (pick_model(store, side, study_name) for side in (first, second))
+    try:
+        found = comparing.compare(a, b)
+    except ValueError as error:
+        raise StudyError(f"compare: {first} and {second}: {error}.") from None
+    if as_json:
+        print_json({"a": first, "b": second, **asdict(found)})
+    else:
+        print_table(COLUMNS, comparison_rows(found), right=COLUMNS[1:], keys=("task",))
+    for task, reason in found.skipped.items():
+        say(f"Left out: {task}: {reason}.")
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """Return a file's text and its name; ``-`` is stdin."""
+    from ldru_study.errors import InputError, NotFoundError
+
+    if str(path) == "-":
+        return sys.stdin.read(), "stdin"
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path}: there is no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(path), [f"it cannot be read as text: {error}."]) from None
 
 
 @analyze.command()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from ldru_study.results.store import Store
 
 _POLL_S = 0.5
+# until a job that was sent has a driver, and the driver has something to say
+_BEGINS_S = 60.0
 # how long a driver that is alive may take to hear of a stop at once, before Ray ends it
 _PATIENCE_S = 30.0
 
@@ -39,16 +43,23 @@ def logs(study: str, store_uri: str, follow: bool, last: bool) -> None:
     from ldru_study.results.store import Store
 
     store, name = Store(store_uri), study_name(study)
-    submissions = store.provenance(name)["submissions"]
-    newest = submissions[-1].get("submission_id") if last else None
-    reader = LogReader(store, name, newest)
+    newest = store.provenance(name)["submissions"][-1]
+    newest_id = str(newest.get("submission_id", ""))
+    reader = LogReader(store, name, newest_id if last else None)
     while True:
         is_driven = any(driver.is_alive for driver in read_drivers(store, name))
         for line in reader.new_lines():
             click.echo(line)
-        if not follow or not is_driven:
+        if not follow:
+            return
+        if not is_driven and (reader.has_seen(newest_id) or _age_s(newest) > _BEGINS_S):
             return
         time.sleep(_POLL_S)
+
+
+def _age_s(submission: Mapping[str, Any]) -> float:
+    at = datetime.datetime.fromisoformat(submission["at"])
+    return (datetime.datetime.now(datetime.UTC) - at).total_seconds()
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,9 @@ def main(path: str) -> int:
             job=(order.address, order.job_id),
         )
     except StudyError as error:
-        say(f"Error: {error}")
+        # without room for words, the exit code still says it
+        with suppress(OSError):
+            say(f"Error: {error}")
         return error.exit_code
     finally:
         if takes_down:

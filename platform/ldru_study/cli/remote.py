@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 1.0
 _ASK_S = 3.0
+_SIGNALLED = 128
 # the job has ended well or badly, and said so in its own words
 _OWN_CODES = (0, FAILED, BUDGET, INTERRUPTED)
 
@@ -100,7 +101,17 @@ def _follow(jobs: Jobs, job_id: str, submission: Submission, *, as_json: bool) -
             "constraints.txt makes, so that this one is first on its PATH."
         )
     say("The same command continues.")
-    return ended.exit_code or UNREACHABLE
+    return _exit_code(ended.exit_code)
+
+
+def _exit_code(code: int | None) -> int:
+    """Return what `submit` ends with when its job did not end by itself, or could not begin.
+
+    Args:
+        code: of the driver's process; None without one. By its shell, a signal is 128 more.
+    """
+    was_killed = code is not None and (code < 0 or code > _SIGNALLED)
+    return INTERRUPTED if was_killed else (code or UNREACHABLE)
 
 
 def _until_it_ends(jobs: Jobs, job_id: str, follower: Follower) -> JobState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, cast
 
 from ldru_study.cli.group import console
@@ -67,7 +68,10 @@ def run_submission(
 
 
 class Listeners:
-    """Tells several listeners the same."""
+    """Tells several listeners the same; none that cannot print ends the study.
+
+    A terminal may be closed, and a disk have no room for a log, while the store is well.
+    """
 
     def __init__(self, *listeners: Listener) -> None:
         self.listeners = listeners
@@ -75,19 +79,23 @@ class Listeners:
     def started(self, work: Work) -> None:
         """An attempt began."""
         for listener in self.listeners:
-            listener.started(work)
+            with suppress(OSError):
+                listener.started(work)
 
     def progressed(self, work: Work, progress: Progress) -> None:
         """A trial is further on."""
         for listener in self.listeners:
-            listener.progressed(work, progress)
+            with suppress(OSError):
+                listener.progressed(work, progress)
 
     def ended(self, work: Work, outcome: Outcome) -> None:
         """A trial is over, well or not."""
         for listener in self.listeners:
-            listener.ended(work, outcome)
+            with suppress(OSError):
+                listener.ended(work, outcome)
 
     def said(self, text: str) -> None:
         """Something else is worth knowing."""
         for listener in self.listeners:
-            listener.said(text)
+            with suppress(OSError):
+                listener.said(text)

@@ -22,6 +22,8 @@ from ldru_study.cli.group import (
 )
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from ldru_study.results.query import Database
 
 
@@ -143,23 +145,41 @@ def _shown(states: Counter[str]) -> str:
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV on stdout.")
 @click.option("--parquet", type=click.Path(dir_okay=False), help="Write a Parquet file instead.")
-def query(sql: str, store_uri: str, as_json: bool, as_csv: bool, parquet: str | None) -> None:
+@click.option(
+    "--study",
+    "studies",
+    multiple=True,
+    metavar="NAME",
+    help="Read this study only; repeatable. In a large store verdicts take as long as its trials.",
+)
+def query(
+    sql: str,
+    store_uri: str,
+    as_json: bool,
+    as_csv: bool,
+    parquet: str | None,
+    studies: tuple[str, ...],
+) -> None:
     """Run one read-only SQL query (DuckDB) over the store.
 
-    Tables: trials, evaluations, metrics, attempts; `describe TABLE` lists the columns.
+    Tables: trials, evaluations, curves (fitted to every seed, and to all seeds of a cell where
+    seed is null), verdicts (one row per cell), metrics, attempts, suggestions, refinements;
+    `describe TABLE` lists the columns. A query sees nothing but these, and Ctrl-C ends it.
 
     \b
     Example: ldru-study query "select cell, multiple, avg(accuracy) from evaluations group by all"
+    Example: ldru-study query "select cell, seed, half_multiple from curves where verdict = 'sharp'"
     """
     import pyarrow.csv
     import pyarrow.parquet
 
-    from ldru_study.results.query import Database, to_records
+    from ldru_study.analysis.views import open_database
+    from ldru_study.results.query import to_flat, to_records
     from ldru_study.results.store import Store
 
     if as_json + as_csv + bool(parquet) > 1:
         raise click.UsageError("--json, --csv and --parquet exclude each other. Give one.")
-    database = Database(Store(store_uri))
+    database = open_database(Store(store_uri), studies or None)
     warn_damage(database.damage)
     result = database.sql(sql)
     if parquet:
@@ -170,14 +190,26 @@ def query(sql: str, store_uri: str, as_json: bool, as_csv: bool, parquet: str | 
         say(f"{parquet}: {result.num_rows} rows.")
     elif as_csv:
         text = io.BytesIO()
-        pyarrow.csv.write_csv(result, text)
+        pyarrow.csv.write_csv(to_flat(result), text)
         click.echo(text.getvalue(), nl=False)
     elif as_json:
         print_json(to_records(result))
     else:
-        rows = [list(row.values()) for row in to_records(result)]
-        numbers = [field.name for field in result.schema if str(field.type) in ("int64", "double")]
+        rows = [[_written(v) for v in row.values()] for row in to_records(to_flat(result))]
+        numbers = [field.name for field in result.schema if _is_number(field)]
         print_table(result.column_names, rows, right=numbers)
+
+
+def _written(value: object) -> object:
+    # the last digits of a binary fraction say nothing to a person
+    return f"{value:.10g}" if isinstance(value, float) else value
+
+
+def _is_number(field: pyarrow.Field) -> bool:
+    import pyarrow.types
+
+    checks = (pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_decimal)
+    return any(check(field.type) for check in checks)
 
 
 @click.group(cls=StudyGroup)

@@ -19,10 +19,10 @@ class Budget:
 
     def __init__(self, submission: Submission) -> None:
         file = submission.spec.file
-        self.budget, self.gpus = file.budget, file.resources.gpus
+        self.budget = file.budget
         self._begun = time.monotonic()
         self._lock = threading.Lock()
-        self._running: dict[str, float] = {}
+        self._running: dict[str, tuple[float, float]] = {}
         self._gpu_seconds = 0.0
         if self.budget.gpu_hours is not None:
             self._gpu_seconds = _gpu_seconds(submission)
@@ -37,7 +37,7 @@ class Budget:
         if hours is None:
             return None
         with self._lock:
-            running = sum(now - since for since in self._running.values()) * self.gpus
+            running = sum((now - since) * gpus for since, gpus in self._running.values())
         if self._gpu_seconds + running >= 3600 * hours:
             return f"the budget of {hours:g} GPU hours is spent"
         return None
@@ -46,7 +46,7 @@ class Budget:
         """Begin to count an attempt; one that it replaces is over."""
         self._stop(work)
         with self._lock:
-            self._running[work.config.trial_id] = time.monotonic()
+            self._running[work.config.trial_id] = time.monotonic(), work.gpus
 
     def progressed(self, work: Work, progress: Progress) -> None:
         """Count nothing: time passes by itself."""
@@ -60,9 +60,9 @@ class Budget:
 
     def _stop(self, work: Work) -> None:
         with self._lock:
-            since = self._running.pop(work.config.trial_id, None)
-            if since is not None:
-                self._gpu_seconds += (time.monotonic() - since) * self.gpus
+            if (counted := self._running.pop(work.config.trial_id, None)) is not None:
+                since, gpus = counted
+                self._gpu_seconds += (time.monotonic() - since) * gpus
 
 
 def _gpu_seconds(submission: Submission) -> float:

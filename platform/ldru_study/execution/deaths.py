@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import datetime
+import socket
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.tune import TuneError
 
+from ldru_study.errors import StoreError
 from ldru_study.results.facts import read_facts
 from ldru_study.results.schema import TABLES
 from ldru_study.results.store import Store
-from ldru_study.training.failures import BUG, NODE_LOST, OUT_OF_MEMORY, PREEMPTED, WORKER_DIED
+from ldru_study.training.failures import (
+    BUG,
+    NODE_LOST,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    STORE,
+    WORKER_DIED,
+    WorkerLostError,
+)
 from ldru_study.training.work import Work
 
+_LOST = "its machine was lost"
 _WORDS = (
     # Ray's own words for what befell an actor; the first that is found is the cause
     (PREEMPTED, ("preempted",), "its machine was taken away"),
     (
         NODE_LOST,
         ("node was terminated", "node has died", "node died", "node is dead", "node failure"),
-        "its machine was lost",
+        _LOST,
     ),
     (
         OUT_OF_MEMORY,
@@ -31,6 +45,23 @@ _WORDS = (
     ),
 )
 _DIED = "the worker process died; killed for memory, by hand or with its machine"
+# for how long a machine is waited for, and for how many at once
+_PATIENCE_S = 2.0
+_MOST_AT_ONCE = 32
+
+
+def newest_error(trial: Any) -> BaseException | None:
+    """Return what ended a Tune trial last; None when nobody says.
+
+    `Trial.get_error` looks where Tune copies these files to, which is later, if ever.
+    """
+    if trial.pickled_error_file and Path(trial.pickled_error_file).exists():
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        return error if isinstance(error, BaseException) else None
+    if trial.error_file and Path(trial.error_file).exists():
+        text: BaseException = TuneError(Path(trial.error_file).read_text())
+        return text
+    return None
 
 
 def cause_of_death(error: BaseException | None) -> tuple[str, str]:
@@ -39,6 +70,11 @@ def cause_of_death(error: BaseException | None) -> tuple[str, str]:
     Args:
         error: what Ray says of it; None when it says nothing.
     """
+    lost = getattr(error, "cause", error)
+    if isinstance(lost, StoreError):
+        return STORE, str(lost)
+    if isinstance(lost, WorkerLostError):
+        return lost.cause, lost.message
     is_gone = error is None or isinstance(error, ray.exceptions.RayError)
     if is_gone and not isinstance(error, ray.exceptions.RayTaskError):
         text = str(error)
@@ -47,8 +83,29 @@ def cause_of_death(error: BaseException | None) -> tuple[str, str]:
         for cause, words, message in _WORDS:
             if any(word.lower() in text.lower() for word in words):
                 return cause, message
+        if isinstance(error, ray.exceptions.ActorUnavailableError) and _a_node_is_silent():
+            return NODE_LOST, _LOST
         return WORKER_DIED, _DIED
     return BUG, str(error).strip().splitlines()[-1]
+
+
+def _a_node_is_silent() -> bool:
+    """Whether a machine does not answer that Ray still counts among the living.
+
+    Ray takes up to half a minute to declare a machine dead. Who talks to a process there notices at
+    once, but is only told that it cannot be reached.
+    """
+    alive = [(n["NodeManagerAddress"], n["NodeManagerPort"]) for n in ray.nodes() if n["Alive"]]
+    with ThreadPoolExecutor(_MOST_AT_ONCE) as pool:
+        return not all(pool.map(_answers, alive))
+
+
+def _answers(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, timeout=_PATIENCE_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def close_attempt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
@@ -19,8 +20,6 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import requests
 from ray.job_submission import JobSubmissionClient
 
-import ldru_kernels
-import ldru_study
 from ldru_study.errors import StudyError
 from ldru_study.execution.token import find_token
 
@@ -30,7 +29,7 @@ for _name in ("dashboard.modules.dashboard_sdk", "_private.runtime_env.packaging
 
 _TIMEOUT_S = 15.0
 _LOG_LINES = 20
-_ROOTS = {"platform/ldru_study": ldru_study, "kernels/ldru_kernels": ldru_kernels}
+_ROOTS = {"platform/ldru_study": "ldru_study", "kernels/ldru_kernels": "ldru_kernels"}
 ORDER_FILE = "order.json"
 
 
@@ -221,7 +220,10 @@ def _staged(order: JobOrder) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="ldru-study-job-"))
     try:
         for place, package in _ROOTS.items():
-            source = Path(str(package.__file__)).parent
+            # found, not imported: the kernels bring torch, which sends nothing
+            found = importlib.util.find_spec(package)
+            assert found is not None and found.origin is not None  # noqa: S101 - our own invariant
+            source = Path(found.origin).parent
             ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
             shutil.copytree(source, folder / place, ignore=ignored)
         (folder / ORDER_FILE).write_text(order.to_json())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ldru_study.results.facts import read_facts
@@ -17,6 +17,7 @@ from ldru_study.results.store import Store, new_attempt_id
 from ldru_study.spec.plan import CellPlan, PlannedTrial, StudyPlan, plan_study
 from ldru_study.spec.resolved import resolved
 from ldru_study.spec.study import StudySpec
+from ldru_study.training.prediction import Prediction, kept_predictions, shape_of
 from ldru_study.training.work import Work
 
 
@@ -29,6 +30,7 @@ class Submission:
     plan: StudyPlan
     submission_id: str
     revision: str
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
 
     def remaining(self) -> StudyPlan:
         """Plan again with what the store holds by now."""
@@ -68,19 +70,23 @@ def prepare(
     forget_dead(store)
     held = holdings_for(store, read_facts(store), spec)
     plan = plan_study(spec, held, retry_diverged=retry_diverged)
-    submission_id = record["submission_id"]
-    earlier = store.provenance(spec.name)["submissions"] if spec.name in store.studies() else []
-    others = [one for one in earlier if one.get("submission_id") != submission_id]
-    store.save_study(
-        spec.name,
-        {
-            "spec.yaml": spec.text.encode(),
-            "provenance.json": _json({"submissions": [*others, record]}),
-            # last: a study exists once its resolved form does
-            "resolved.json": _json(resolved(spec, plan)),
-        },
-    )
-    return Submission(spec, store, plan, submission_id, record["revision"])
+    store.save_study(spec.name, {"spec.yaml": spec.text.encode()})
+    keep_record(store, spec.name, record)
+    # last: a study exists once its resolved form does
+    store.save_study(spec.name, {"resolved.json": _json(resolved(spec, plan))})
+    predictions = kept_predictions(store)
+    return Submission(spec, store, plan, record["submission_id"], record["revision"], predictions)
+
+
+def keep_record(store: Store, study: str, record: dict[str, Any]) -> None:
+    """Add a record to those of a study; one of the same submission is replaced.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    earlier = store.provenance(study)["submissions"] if study in store.studies() else []
+    others = [one for one in earlier if one.get("submission_id") != record["submission_id"]]
+    store.save_study(study, {"provenance.json": _json({"submissions": [*others, record]})})
 
 
 def _json(content: object) -> bytes:
@@ -105,8 +111,9 @@ def work_of(
         driver_pid=os.getpid(),
         driver_host=socket.gethostname(),
         revision=submission.revision,
-        cpus=file.resources.cpus,
-        gpus=file.resources.gpus,
+        cpus=file.resources.cpus * trial.config.train.workers,
+        gpus=file.resources.gpus * trial.config.train.workers,
         trial_timeout_s=file.trial_timeout_s,
         report_steps=report_steps,
+        prediction=submission.predictions.get(shape_of(trial.config)),
     )

@@ -6,6 +6,7 @@ own records and checkpoints in the store, so Tune's state is thrown away when th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -19,6 +20,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+# what ends a trial is recorded and said in one line; its traceback is in the store
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"
 # Tune's own snapshots serve nobody here
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "3600"
 # a trial more than can run at once: who gets a worker that is free need not be made first
@@ -26,22 +29,47 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "2")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-import torch
 from ray import tune
 from ray.tune.search import Searcher
 
-from ldru_kernels import keep_freed_memory
-from ldru_study.errors import SpecError
-from ldru_study.execution.agenda import Agenda
+from ldru_study.errors import SpecError, StoreError
 from ldru_study.execution.brake import Brake, Reason
-from ldru_study.execution.deaths import cause_of_death, close_attempt, close_attempts
-from ldru_study.execution.scheduler import CellSchedulers
+from ldru_study.execution.deaths import (
+    cause_of_death,
+    close_attempt,
+    close_attempts,
+    newest_error,
+)
+from ldru_study.execution.rank_group import bundles, rank_group
+from ldru_study.execution.scheduler import CellAsha, CellSchedulers
+from ldru_study.execution.submit import Submission
 from ldru_study.results.facts import read_facts
 from ldru_study.results.store import Store
 from ldru_study.spec.study import ResourcesConfig
-from ldru_study.training.attempt import run_attempt
 from ldru_study.training.failures import INTERRUPTED, OUT_OF_MEMORY
 from ldru_study.training.work import Outcome, Progress, Work
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class OrderBook(Protocol):
+    """Hands out orders and takes in how they ended; an `Agenda` is one."""
+
+    submission: Submission
+    brake: Brake
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be handed out any more."""
+
+    def next(self) -> Work | None:
+        """Return the next order; None while there is none, or none yet."""
+
+    def asha(self, work: Work) -> CellAsha | None:
+        """Return the early stopping that an order takes part in."""
+
+    def ended(self, work: Work, outcome: Outcome) -> None:
+        """Take in how an order ended."""
 
 
 class Listener(Protocol):
@@ -79,7 +107,7 @@ class RunOptions:
     """How a run goes about it.
 
     Args:
-        resources: what one trial takes; fractions share a core or a GPU.
+        resources: what one worker of a trial takes; fractions share a core or a GPU.
         retries: further attempts after the process of a trial died.
         fail_fast: stop at the first trial that fails.
         address: ``auto`` for the cluster that this process is part of, None for this machine.
@@ -92,7 +120,7 @@ class RunOptions:
 
 
 def run_trials(
-    agenda: Agenda, store: Store, options: RunOptions, *, brake: Brake, listener: Listener
+    agenda: OrderBook, store: Store, options: RunOptions, *, brake: Brake, listener: Listener
 ) -> RunResult:
     """Run what the agenda hands out and return when all is over, or the brake was pulled.
 
@@ -105,9 +133,11 @@ def run_trials(
 
     Raises:
         SpecError: one trial asks for more than this machine has.
+        StoreError: what became of a trial cannot be written, or no temporary file.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _start_ray(options, listener)
+    cells = agenda.submission.spec.cells
+    _start_ray(options, listener, max(cell.config.train.workers for cell in cells))
     # a polite kill ends as Ctrl-C does; Ray's own handler would leave without a word
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     scratch = tempfile.mkdtemp(prefix="ldru-study-")
@@ -116,7 +146,7 @@ def run_trials(
     resources = options.resources
     try:
         tune.Tuner(
-            tune.with_resources(_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(_trial, lambda config: _places(config["workers"], resources)),
             tune_config=tune.TuneConfig(
                 search_alg=orders,
                 scheduler=CellSchedulers(relay.stops, brake),
@@ -134,16 +164,41 @@ def run_trials(
         ).fit()
     except KeyboardInterrupt:
         brake.pull("now", "interrupted", "it was interrupted")
+    except (OSError, tune.TuneError) as error:
+        _tell_disk_from_bug(error, scratch)
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         # Tune leaves its own handler behind, which hears nothing any more
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if brake.error is not None:
+        raise brake.error
     return relay.result()
 
 
-def _start_ray(options: RunOptions, listener: Listener) -> None:
+def _tell_disk_from_bug(error: OSError | tune.TuneError, scratch: str) -> None:
+    """Raise ``error`` in our own words when this machine could not hold Tune's notes on a trial.
+
+    Raises:
+        StoreError: it could not.
+        TuneError: something else happened.
+    """
+    # Tune hands on the text of what it met, not the thing itself
+    last_line = str(error).strip().splitlines()[-1]
+    if not any(os.strerror(number) in last_line for number in _NO_ROOM):
+        raise error
+    raise StoreError(
+        f"{scratch}: cannot be written: {last_line}. Make room on this machine, or name another "
+        "folder by TMPDIR, then run the same command again."
+    ) from error
+
+
+def _places(workers: int, resources: ResourcesConfig) -> Any:
+    return tune.PlacementGroupFactory(bundles(workers, resources.cpus, resources.gpus))
+
+
+def _start_ray(options: RunOptions, listener: Listener, workers: int) -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -154,10 +209,13 @@ def _start_ray(options: RunOptions, listener: Listener) -> None:
         ray.init(address=options.address, **quiet)
     here = ray.cluster_resources()
     for field, unit in (("cpus", "CPU"), ("gpus", "GPU")):
-        wanted, held = getattr(options.resources, field), here.get(unit, 0)
+        each, held = getattr(options.resources, field), here.get(unit, 0)
+        wanted = each * workers
         if wanted <= held:
             continue
         problem = f"resources.{field}: a trial wants {wanted:g}"
+        if workers > 1:
+            problem += f" ({workers} workers x {each:g})"
         if options.address is None:
             ray.shutdown()
             text = f"{problem}, this machine has {held:g}. Lower it, or run on a larger machine."
@@ -167,18 +225,28 @@ def _start_ray(options: RunOptions, listener: Listener) -> None:
 
 
 def _trial(config: dict[str, Any]) -> None:
-    # Tune calls this in a worker that is reused for many trials
+    # Tune calls this in a worker that is reused for many trials. only there, for a driver that has
+    # not to wait for torch has its workers seconds earlier
+    import torch
+
+    from ldru_kernels import keep_freed_memory
+    from ldru_study.training.attempt import run_attempt
+
     torch.set_num_threads(config["threads"])
     keep_freed_memory()
     work = Work.from_json(config["order"])
-    outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}))
+    size = work.config.train.workers
+    group = rank_group(
+        work, cpus=work.cpus / size, gpus=work.gpus / size, threads=config["threads"]
+    )
+    outcome = run_attempt(work, lambda progress: tune.report({"progress": asdict(progress)}), group)
     tune.report({"outcome": asdict(outcome)})
 
 
 class _Orders(Searcher):  # type: ignore[misc]
     """Hands the agenda's orders to Tune, each as the configuration of a trial."""
 
-    def __init__(self, agenda: Agenda | None = None, options: RunOptions | None = None) -> None:
+    def __init__(self, agenda: OrderBook | None = None, options: RunOptions | None = None) -> None:
         super().__init__()
         self.agenda = agenda
         self.threads = 1 if options is None else max(1, int(options.resources.cpus))
@@ -193,13 +261,16 @@ class _Orders(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> Any:
         assert self.agenda is not None  # noqa: S101 - our own invariant
-        work = self.agenda.next()
+        work = None
+        with self.agenda.brake.on_store_error():
+            work = self.agenda.next()
         if work is None:
             # Tune waits in vain for what a brake holds back
             is_over = self.agenda.is_over or self.agenda.brake.mode
             return Searcher.FINISHED if is_over else None
         self.works[trial_id] = work
-        return {"order": work.to_json(), "threads": self.threads}
+        workers = work.config.train.workers
+        return {"order": work.to_json(), "threads": self.threads, "workers": workers}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Learn nothing here: the agenda hears of every end from the relay."""
@@ -256,8 +327,11 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             progress = Progress(**result["progress"])
             self.attempts[trial.trial_id] = progress.attempt_id
             self.listener.progressed(work, progress)
+            if progress.note:
+                self.listener.said(f"{work.cell} seed {work.config.seed}: {progress.note}")
         if "outcome" in result:
-            self._end(trial, Outcome(**result["outcome"]))
+            with self.brake.on_store_error():
+                self._end(trial, Outcome(**result["outcome"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         step = self.pruned.get(trial.trial_id)
@@ -265,23 +339,29 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             return
         work, attempt_id = self.open[trial.trial_id], self.attempts[trial.trial_id]
         message = f"stopped early at step {step}: others of its cell were better there"
-        close_attempt(self.store, work, attempt_id, state="pruned", message=message, step=step)
-        self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
+        with self.brake.on_store_error():
+            close_attempt(self.store, work, attempt_id, state="pruned", message=message, step=step)
+            self._end(trial, Outcome("pruned", None, message, attempt_id=attempt_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        with self.brake.on_store_error():
+            self._recover(trial)
+
+    def _recover(self, trial: Any) -> None:
         cause, message = self._close(trial, "interrupted")
         work = self.orders.works[trial.trial_id]
         self.listener.said(f"{work.cell} seed {work.config.seed}: {message}; tried again")
         if cause == OUT_OF_MEMORY:
             # the machine as a whole ran out, which the attempt itself could not see
-            size = work.micro_batch_size or work.config.train.batch_size
+            size = work.micro_batch_size or work.config.train.strings_at_once
             work = replace(work, micro_batch_size=max(1, size // 2))
             self.orders.works[trial.trial_id] = self.open[trial.trial_id] = work
             trial.config["order"] = work.to_json()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        cause, message = self._close(trial, "failed")
-        self._end(trial, Outcome("failed", cause, message))
+        with self.brake.on_store_error():
+            cause, message = self._close(trial, "failed")
+            self._end(trial, Outcome("failed", cause, message))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         # nothing is started any more: a drain is over once nothing runs
@@ -310,7 +390,7 @@ class _Relay(tune.Callback):  # type: ignore[misc]
         return RunResult(done, pruned, failed, reason, self.brake.message)
 
     def _close(self, trial: Any, state: str) -> tuple[str, str]:
-        work, error = self.orders.works[trial.trial_id], trial.get_error()
+        work, error = self.orders.works[trial.trial_id], newest_error(trial)
         trial_id = work.config.trial_id
         cause, message = cause_of_death(error)
         is_closed = close_attempts(

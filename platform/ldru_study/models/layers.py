@@ -1,4 +1,4 @@
-"""What several models are made of: initial weights as JAX draws them, and the readout."""
+"""What several models are made of: initial weights as JAX draws them, affine maps, convolutions."""
 
 from __future__ import annotations
 
@@ -42,3 +42,39 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in] to [..., out]."""
         return F.linear(x, self.weight.mT, self.bias)
+
+
+class FeedForward(nn.Sequential):
+    """``relu(x w1 + b1) w2 + b2``, E -> 4E -> E."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(Affine(width, 4 * width), nn.ReLU(), Affine(4 * width, width))
+
+
+class ShortConvolution(nn.Module):
+    """A filter of its own over the last tokens of each feature, then silu: ``silu(w * x + b)``.
+
+    Args:
+        width: features.
+        taps: tokens that a filter sees, the current one included.
+        has_bias: whether there is a b.
+    """
+
+    def __init__(self, width: int, taps: int, *, has_bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(truncated_normal(taps, width, std=taps**-0.5))
+        self.bias = nn.Parameter(torch.zeros(width)) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, E] to [B, T, E]; before the first token stand zeros."""
+        taps, num_tokens = len(self.weight), x.shape[1]
+        padded = F.pad(x, (0, 0, taps - 1, 0))
+        # a few products of whole strings: depthwise convolutions of torch's are slow on a CPU
+        seen = (padded[:, tap : tap + num_tokens] * self.weight[tap] for tap in range(taps))
+        total = sum(seen, start=x.new_zeros(()) if self.bias is None else self.bias)
+        return F.silu(total)
+
+
+def last_states(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the state of every string's last token, [B, E] of [B, T, E]."""
+    return states[torch.arange(len(states), device=states.device), lengths - 1]

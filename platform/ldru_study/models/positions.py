@@ -31,9 +31,25 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
     Source: Su et al. 2021 (RoFormer), equation 34.
     """
     angles = _angles(positions, x.shape[-1])[:, None]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def turned_back(weights: Tensor, positions: Tensor) -> Tensor:
+    """Turn weights of the sinusoids of i - j into weights of those of j.
+
+    ``weights . sinusoids(i - j) = turned_back(weights, i) . sinusoids(j)``, because
+    sin(i - j) = sin i cos j - cos i sin j and cos(i - j) = cos i cos j + sin i sin j.
+
+    Args:
+        weights: of sines, then cosines, [B, H, T, E].
+        positions: i, [B, T] or [1, T].
+    """
+    angles = _angles(positions, weights.shape[-1])[:, None]
+    cos, sin = angles.cos().to(weights.dtype), angles.sin().to(weights.dtype)
+    of_sines, of_cosines = weights.chunk(2, dim=-1)
+    return torch.cat([of_cosines * sin - of_sines * cos, of_sines * sin + of_cosines * cos], dim=-1)
 
 
 def distance_bias(positions: Tensor, num_keys: int, num_heads: int) -> Tensor:

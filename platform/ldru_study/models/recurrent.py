@@ -1,4 +1,4 @@
-"""The sequential baselines on one-hot tokens: Elman network with ReLU, and LSTM."""
+"""What the sequential baselines share: a cell of torch's over one-hot tokens, and the readout."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldru_study.models.layers import Affine, variance_scaling
-from ldru_study.spec.model import LstmConfig, RnnConfig
+from ldru_study.models.layers import Affine, last_states
 
 
-class _Recurrent(nn.Module):
+class Recurrent(nn.Module):
     """A cell over the tokens; the readout is affine in relu(h_T)."""
 
-    def __init__(self, cell: nn.RNN | nn.LSTM, num_classes: int) -> None:
+    def __init__(self, cell: nn.RNN | nn.LSTM | nn.GRU, num_classes: int) -> None:
         super().__init__()
         self.cell = cell
         self.classifier = Affine(cell.hidden_size, num_classes)
@@ -22,12 +21,22 @@ class _Recurrent(nn.Module):
         """Return logits [B, C]; see `ldru_study.models`."""
         # walking on over the padding takes half the time of a packed sequence on a CPU
         states, _ = self.cell(self._symbols(tokens))
-        last = states[torch.arange(len(states), device=states.device), lengths - 1]
-        return self._readout(last)
+        return self._readout(last_states(states, lengths))
 
     def stream(self, lengths: Tensor) -> RecurrentStream:
         """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
         return RecurrentStream(self, lengths)
+
+    def set_weights(self, w_input: Tensor, w_hidden: Tensor, bias: Tensor) -> None:
+        """Set matrices [in, out] and the bias; torch adds two biases, the second starts at 0."""
+        self.cell.load_state_dict(
+            {
+                "weight_ih_l0": w_input.mT,
+                "weight_hh_l0": w_hidden.mT,
+                "bias_ih_l0": bias,
+                "bias_hh_l0": torch.zeros_like(bias),
+            }
+        )
 
     def _symbols(self, tokens: Tensor) -> Tensor:
         return F.one_hot(tokens, self.cell.input_size).to(self.classifier.weight.dtype)
@@ -43,7 +52,7 @@ class RecurrentStream:
     Holds the state, and of strings that have ended the last one.
     """
 
-    def __init__(self, model: _Recurrent, lengths: Tensor) -> None:
+    def __init__(self, model: Recurrent, lengths: Tensor) -> None:
         self.model, self.lengths, self.num_tokens = model, lengths, 0
         self._state: Tensor | tuple[Tensor, Tensor] | None = None
         weight = model.classifier.weight
@@ -62,46 +71,3 @@ class RecurrentStream:
     def logits(self) -> Tensor:
         """Return the logits; see `ldru_study.models.registry.Stream`."""
         return self.model._readout(self._last)
-
-
-class Rnn(_Recurrent):
-    """``h = relu(W_i x + W_h h + b)``, both matrices LeCun normal, b 0."""
-
-    def __init__(self, config: RnnConfig, num_symbols: int, num_classes: int) -> None:
-        cell = nn.RNN(num_symbols, config.width, nonlinearity="relu", batch_first=True)
-        super().__init__(cell, num_classes)
-        _set_weights(
-            cell,
-            variance_scaling(num_symbols, config.width),
-            variance_scaling(config.width, config.width),
-            torch.zeros(config.width),
-        )
-
-
-class Lstm(_Recurrent):
-    """Long short-term memory; both matrices as one LeCun normal matrix over [x; h], forget bias 1.
-
-    Source: Jozefowicz et al., ICML 2015, for the forget bias.
-    """
-
-    def __init__(self, config: LstmConfig, num_symbols: int, num_classes: int) -> None:
-        width = config.width
-        cell = nn.LSTM(num_symbols, width, batch_first=True)
-        super().__init__(cell, num_classes)
-        both = variance_scaling(num_symbols + width, 4 * width)
-        # torch orders the gates input, forget, cell, output
-        bias = torch.zeros(4, width)
-        bias[1] = 1
-        _set_weights(cell, both[:num_symbols], both[num_symbols:], bias.flatten())
-
-
-def _set_weights(cell: nn.RNN | nn.LSTM, w_input: Tensor, w_hidden: Tensor, bias: Tensor) -> None:
-    """Set matrices [in, out] and the bias; torch adds two biases, the second starts at 0."""
-    cell.load_state_dict(
-        {
-            "weight_ih_l0": w_input.mT,
-            "weight_hh_l0": w_hidden.mT,
-            "bias_ih_l0": bias,
-            "bias_hh_l0": torch.zeros_like(bias),
-        }
-    )

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import importlib
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
-from ldru_study.models.constant import Constant
 from ldru_study.models.ldru import Ldru
-from ldru_study.models.recurrent import Lstm, Rnn
+from ldru_study.models.recurrent import Recurrent
 from ldru_study.models.transformer import Transformer
-from ldru_study.spec.model import (
-    ConstantConfig,
-    LdruConfig,
-    LstmConfig,
-    ModelConfig,
-    RnnConfig,
-    TransformerConfig,
-)
-from ldru_study.spec.strict import Strict
+from ldru_study.spec.model import MODEL_CONFIGS, ModelConfig, matched
 
-MODULES: dict[type[Strict], Callable[[Any, int, int], nn.Module]] = {
-    ConstantConfig: Constant,
-    LdruConfig: Ldru,
-    LstmConfig: Lstm,
-    RnnConfig: Rnn,
-    TransformerConfig: Transformer,
-}
+
+def model_class(kind: str) -> type[nn.Module]:
+    """Return the class of a kind's modules: `Gru` of `ldru_study.models.gru` for `GruConfig`."""
+    name = MODEL_CONFIGS[kind].__name__.removesuffix("Config")
+    found: type[nn.Module] = getattr(importlib.import_module(f"ldru_study.models.{kind}"), name)
+    return found
 
 
 def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed: int) -> nn.Module:
@@ -39,10 +30,14 @@ def build_model(config: ModelConfig, *, num_symbols: int, num_classes: int, seed
         num_symbols: V, the size of the alphabet.
         num_classes: C.
         seed: decides every initial weight, in 0..2^64 - 1; torch's own generator stays as it is.
+
+    Raises:
+        ValueError: no width has as many parameters as the configuration wants.
     """
+    config = matched(config, num_symbols, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return MODULES[type(config)](config, num_symbols, num_classes)
+        return model_class(config.kind)(config, num_symbols, num_classes)
 
 
 class Stream(Protocol):
@@ -57,7 +52,7 @@ class Stream(Protocol):
 
 def can_stream(model: nn.Module) -> bool:
     """Whether `begin_stream` takes this model."""
-    return isinstance(model, Ldru | Lstm | Rnn)
+    return isinstance(model, Ldru | Recurrent)
 
 
 def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
@@ -68,7 +63,7 @@ def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
     Raises:
         TypeError: this model reads whole strings only; see `can_stream`.
     """
-    if not isinstance(model, Ldru | Lstm | Rnn):
+    if not isinstance(model, Ldru | Recurrent):
         raise TypeError(f"model: a {type(model).__name__} reads whole strings only.")
     return model.stream(lengths)
 
@@ -76,6 +71,50 @@ def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
 def num_parameters(model: nn.Module) -> int:
     """Return how many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def share_strings(model: nn.Module, group: ProcessGroup | None) -> None:
+    """Let the processes of ``group`` share each string from now on; see `Ldru.sequence_parallel`.
+
+    Raises:
+        ValueError: there are several, and the model is no tree that can be cut.
+    """
+    if isinstance(model, Ldru):
+        model.sequence_parallel(group)
+    elif group is not None:
+        raise ValueError(f"{type(model).__name__}: only the tree of an ldru can be cut")
+
+
+def level_norms(
+    model: nn.Module, tokens: Tensor, lengths: Tensor, labels: Tensor
+) -> tuple[list[float], list[float]] | None:
+    """Return `Ldru.level_norms`, states then gradients, or None for a model without levels."""
+    if not isinstance(model, Ldru):
+        return None
+    states, gradients = model.level_norms(tokens, lengths, labels)
+    return states.tolist(), gradients.tolist()
+
+
+def associativity_penalty(model: nn.Module, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Return `Ldru.associativity_penalty`.
+
+    Raises:
+        ValueError: the model has no operator.
+    """
+    if not isinstance(model, Ldru):
+        raise ValueError(f"{type(model).__name__}: only an ldru has an operator to penalise")
+    return model.associativity_penalty(tokens, lengths)
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Let a model make the states of each layer again in the backward pass, not keep them.
+
+    Raises:
+        ValueError: the model has no layers.
+    """
+    if not isinstance(model, Transformer):
+        raise ValueError(f"{type(model).__name__}: only a transformer has layers to recompute")
+    model.recomputes_layers = True
 
 
 def associativity_defect(model: nn.Module, tokens: Tensor, lengths: Tensor) -> float | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldru_study.results.heartbeat import Heartbeat, read_heartbeats
-from ldru_study.results.rows import newest, select
+from ldru_study.results.rows import newest, number_trials, only_newest, rows_of_trials, select
 from ldru_study.results.schema import QUESTION
 from ldru_study.results.store import Store
 from ldru_study.results.table import Damage
@@ -35,25 +35,41 @@ class Facts:
     damage: tuple[Damage, ...]
 
     @cached_property
+    def current(self) -> pa.Table:
+        """The rows of evaluations that count: one per trial and question, in no order."""
+        return only_newest(self.answers, QUESTION)
+
+    @cached_property
     def evaluations(self) -> pa.Table:
-        """The rows that count: one per trial and question, sorted."""
-        return newest(self.answers, QUESTION)
+        """The rows that count, sorted."""
+        return newest(self.current, QUESTION)
 
     @cached_property
     def answered(self) -> Mapping[str, frozenset[Question]]:
         """The questions that each trial has answered."""
-        # most trials answered the same: their sets are made once
+        trial, trial_ids = number_trials(self.current)
+        rows = self.current.select(list(QUESTION)).append_column("trial", trial)
+        question = ", ".join(QUESTION)
+        # most trials answered the same: their sets are told apart by hashes and made once
         groups = select(
-            "select questions, list(trial_id) as trial_ids from ("
-            f"  select trial_id, list_sort(list(distinct row({', '.join(QUESTION)}))) as questions"
-            "   from rows group by trial_id"
-            ") group by questions",
-            self.answers,
+            "select any_value(trial) as trial, list(trial) as trials from ("
+            f"  select trial, count(*) as n, sum(hash({question})) as s,"
+            f"    bit_xor(hash({question})) as x from rows group by trial"
+            ") group by n, s, x",
+            rows,
         )
+        questions = select(
+            f"select trial, list(row({question})) from rows semi join groups using (trial) "
+            "group by trial",
+            rows,
+            groups=groups,
+        )
+        questions_of = dict(zip(*(column.to_pylist() for column in questions), strict=True))
         answered = {}
-        for questions, trial_ids in zip(*(column.to_pylist() for column in groups), strict=True):
-            found = frozenset(Question(*question.values()) for question in questions)
-            answered.update(dict.fromkeys(trial_ids, found))
+        names = trial_ids.to_pylist()
+        for one, trials in zip(*(column.to_pylist() for column in groups), strict=True):
+            found = frozenset(Question(*question.values()) for question in questions_of[one])
+            answered.update(dict.fromkeys((names[number] for number in trials), found))
         return answered
 
     @cached_property
@@ -145,8 +161,12 @@ def _without_ended(beats: dict[str, Heartbeat], attempts: pa.Table) -> dict[str,
     return {key: beat for key, beat in beats.items() if beat.attempt_id not in ended}
 
 
-def read_facts(store: Store) -> Facts:
+def read_facts(store: Store, trial_ids: Collection[str] | None = None) -> Facts:
     """Read everything that decides states and plans.
+
+    Args:
+        store: what is read.
+        trial_ids: the trials that matter; None: all.
 
     Raises:
         StoreError: the store cannot be listed.
@@ -156,4 +176,6 @@ def read_facts(store: Store) -> Facts:
     attempts, more = store.read("attempts")
     beats = _without_ended(beats, attempts)
     answers, damage = store.read("evaluations")
+    if trial_ids is not None:
+        attempts, answers = (rows_of_trials(rows, trial_ids) for rows in (attempts, answers))
     return Facts(store, answers, attempts, beats, (*damage, *more))

@@ -92,3 +92,9 @@ class LogReader:
                 text = self.store.files.read(entry.name).decode(errors="replace")
                 self._seen.add(entry.name)
                 yield from text.splitlines()
+
+    def has_seen(self, submission_id: str) -> bool:
+        """Whether lines of a submission were among those that came so far."""
+        return any(
+            name.startswith(f"{_FOLDER}/{self.study}/{submission_id}") for name in self._seen
+        )

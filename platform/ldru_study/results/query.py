@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ldru_study.errors import StudyError, did_you_mean
 from ldru_study.results.facts import Facts, read_facts
-from ldru_study.results.rows import newest_sql
+from ldru_study.results.rows import number_trials, number_values, only_newest, rows_of_trials
 from ldru_study.results.schema import EVALUATIONS, QUESTION
+from ldru_study.results.sql import QueryError, explain, tables_of
 from ldru_study.results.store import DamagedFileError, Store
 from ldru_study.results.table import Damage
 from ldru_study.spec.plan import Question
 
-VIEWS = ("attempts", "evaluations", "metrics", "trials")
-
-
-class QueryError(StudyError):
-    """A query that DuckDB refuses, with its reason."""
+Derived = Callable[["Database"], pa.Table]
+_Found = TypeVar("_Found")
 
 
 class Database:
@@ -29,60 +31,77 @@ class Database:
 
     ``trials`` has one row per study and trial (with ``model`` and ``train`` as structs, so that
     ``model.width`` and ``train.learning_rate`` work), ``evaluations`` one per study, trial and
-    test length, ``metrics`` one per trial and measured step, ``attempts`` one per start and end.
-    The trials of a search have their number in ``suggestion``, and no evaluations: no model is
-    judged by them. ``chosen_by`` says whether a search chose a trial's settings, and whether on
-    lengths that judge (``oracle``).
+    test length, in no order, ``metrics`` one per trial and measured step, ``attempts`` one per
+    start and end, ``suggestions`` one per setting that a search tried, ``refinements`` one per
+    length that `refine` asked for. The trials of a search have their number in ``suggestion``, and
+    no evaluations: no model is judged by them. ``chosen_by`` says whether a search chose a trial's
+    settings, and whether on lengths that judge (``oracle``).
 
     ``studies`` maps the name of every study to its resolved form, ``damage`` names what was left
     out.
 
     Args:
         store: what is read; the database holds its rows in memory and never writes.
+        studies: the studies that are in it, with their trials; None: all of the store.
+        derived: further tables by name, each computed when a query first names it.
+
+    Raises:
+        NotFoundError: a study that was named is not there.
+        StoreError: the store cannot be read, or a study that was named is damaged.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.facts = facts = read_facts(store)
-        metrics, damage = store.read("metrics")
-        self.studies, more = _studies(store)
-        suggestions, most = store.read("suggestions")
-        self.damage: tuple[Damage, ...] = (*facts.damage, *damage, *more, *most)
-        trials, asked = _trials(self.studies, facts, suggestions)
-        self._connection = duckdb.connect(":memory:")
-        tables = {
-            "trials": trials,
-            "attempts": facts.attempts.sort_by([("attempt_id", "ascending")]),
-            "_asked": asked,
-            "_answers": facts.answers,
-            "_metrics": metrics,
-        }
-        for name, table in tables.items():
-            self._connection.register(name, table)
+    def __init__(
+        self,
+        store: Store,
+        studies: Sequence[str] | None = None,
+        derived: Mapping[str, Derived] | None = None,
+    ) -> None:
+        self.studies, damage = _studies(store, studies)
+        suggestions, more = store.read("suggestions")
+        wanted = None if studies is None else _trial_ids(self.studies, suggestions)
+        self.facts = facts = read_facts(store, wanted)
+        self._tables = {"suggestions": suggestions}
+        self.damage: tuple[Damage, ...] = (*facts.damage, *damage, *more)
+        for table in ("metrics", "refinements"):
+            rows, more = store.read(table)
+            self._tables[table] = rows if wanted is None else rows_of_trials(rows, wanted)
+            self.damage += tuple(more)
+        self._trials, self._asked = _trials(self.studies, facts, suggestions)
+        self._derived = dict(derived or {})
         # what no query asks for is never computed
-        for name, view in (("evaluations", _EVALUATIONS), ("metrics", _METRICS)):
-            self._connection.execute(f"create view {name} as {view}")
-        self._connection.execute("set enable_external_access = false")
-        self._connection.execute("set python_enable_replacements = false")
-        self._connection.execute("set lock_configuration = true")
+        self._makers: dict[str, Callable[[], None]] = {
+            "trials": self._make_trials,
+            "evaluations": self._make_evaluations,
+            "metrics": self._make_metrics,
+            "attempts": lambda: self._add("attempts", _sorted(facts.attempts, "attempt_id")),
+            **{name: self._adder(name) for name in ("suggestions", "refinements")},
+            **{name: self._deriver(name) for name in self._derived},
+        }
+        self.views = tuple(sorted(self._makers))
+        # a query that does not fit into memory ends; without this it would write beside itself
+        self._connection = duckdb.connect(":memory:", config=_SHUT_OFF)
+        for setting, value in _LOCKED:
+            self._connection.execute(f"set {setting} = {value}")
 
     def sql(self, query: str) -> pa.Table:
-        """Run one read-only query.
+        """Run one read-only query; Ctrl-C ends it.
 
         Raises:
-            QueryError: DuckDB refuses it, or it is not a single SELECT.
+            QueryError: DuckDB refuses it, or it is not a single SELECT over tables of the store.
         """
+        names: frozenset[str] = frozenset()
         try:
-            statements = self._connection.extract_statements(query)
-            if len(statements) != 1:
-                raise QueryError(f"query: found {len(statements)} statements. Give exactly one.")
-            if statements[0].type not in _READ_ONLY:
-                raise QueryError("query: only reads are allowed. Begin with 'select'.")
-            return self._connection.sql(query).to_arrow_table()
+            names = tables_of(self._connection, query)
+            self._make(names)
+            return self._interruptible(lambda: self._connection.sql(query).to_arrow_table())
         except duckdb.Error as error:
-            raise QueryError(f"query: {self._explain(str(error))}") from None
+            columns = {name: self._columns(name) for name in sorted(names) if name in self.views}
+            message = explain(str(error), columns, self.views)
+            raise QueryError(f"query: {message}") from None
 
     def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of our own query; ``$name`` in it stands for a parameter."""
+        self._make(tables_of(self._connection, query))
         result: pa.Table = self._connection.sql(query, params=parameters).to_arrow_table()
         found: list[dict[str, Any]] = result.to_pylist()
         return found
@@ -91,17 +110,98 @@ class Database:
         """Stop a query that runs in another thread."""
         self._connection.interrupt()
 
-    def _explain(self, message: str) -> str:
-        if "does not exist" in message and "Table with name" in message:
-            name = message.split("Table with name ")[1].split(" ")[0]
-            hint = did_you_mean(name, VIEWS)
-            parts = (f"no table is called '{name}'.", hint, f"Tables: {', '.join(VIEWS)}.")
-            return " ".join(part for part in parts if part)
-        return f"{message}\nTables: {', '.join(VIEWS)}; `describe TABLE` lists columns."
+    def _interruptible(self, work: Callable[[], _Found]) -> _Found:
+        # Ctrl-C is heard in this thread alone, and only while it waits
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                self.interrupt()
+                raise
+
+    def _make(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
+            if make := self._makers.get(name):
+                make()
+                self._makers[name] = _nothing
+
+    def _columns(self, view: str) -> list[str]:
+        return list(self._connection.sql(f"from {view} limit 0").columns)
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        self._connection.register(name, rows)
+
+    def _adder(self, name: str) -> Callable[[], None]:
+        return lambda: self._add(name, self._tables[name])
+
+    def _deriver(self, name: str) -> Callable[[], None]:
+        return lambda: self._add(name, self._derived[name](self))
+
+    def _make_trials(self) -> None:
+        self._add("trials", self._trials.select(_TRIAL_COLUMNS))
+
+    def _make_metrics(self) -> None:
+        rows = only_newest(self._tables["metrics"], ("step",))
+        self._add("metrics", _sorted(rows, "trial_id", "step"))
+
+    def _make_evaluations(self) -> None:
+        """Join the rows that count with the trials and questions of every study, by numbers.
+
+        Every cell (and, for what `refine` asks, every trial) has as many keys as there are
+        questions, so that "is this asked?" is one look-up of one number.
+        """
+        rows = self.facts.current
+        trial, trial_ids = number_trials(rows)
+        question, number_of = _number_questions(rows)
+        size = len(number_of)
+        asked = [cell * size + number_of[q] for cell, q in self._asked if q in number_of]
+        trials = self._trials
+        places = pc.index_in(trials["trial_id"], trial_ids)
+        judged = trials.select(_ROW).append_column("_trial", places)
+        for name, numbers in (("_cell", trials["_cell"]), ("_row", pa.array(range(len(trials))))):
+            judged = judged.append_column(name, pc.multiply(numbers, size).cast(pa.int64()))
+        judged = judged.filter(pc.is_null(trials["suggestion"]))
+        refined = self._refined(size, number_of)
+        tables = {
+            "_answers": rows.drop_columns(["trial_id"])
+            .append_column("_trial", trial)
+            .append_column("_question", question),
+            "_judged": judged,
+            "_asked": pa.table({"key": pa.array(asked, pa.int64())}),
+            "_refined": pa.table({"key": pa.array(refined, pa.int64())}),
+        }
+        for name, table in tables.items():
+            self._add(name, table)
+        is_refined = " or _row + _question in (from _refined)" if refined else ""
+        self._connection.execute(f"create view evaluations as {_EVALUATIONS}{is_refined}")
+
+    def _refined(self, size: int, number_of: Mapping[Question, int]) -> list[int]:
+        names = zip(
+            *(self._trials[name].to_pylist() for name in ("study", "trial_id")), strict=True
+        )
+        rows = {name: number for number, name in enumerate(names)}
+        found = []
+        for row in self._tables["refinements"].to_pylist():
+            place = rows.get((row["study"], row["trial_id"]))
+            question = number_of.get(Question(*(row[name] for name in QUESTION)))
+            if place is not None and question is not None:
+                found.append(place * size + question)
+        return found
 
 
-_READ_ONLY = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-
+# a query has neither files nor extensions nor a say in either
+_SHUT_OFF: dict[str, str | bool | int | float | list[str]] = {
+    "temp_directory": "",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+}
+_LOCKED = (
+    ("enable_external_access", "false"),
+    ("python_enable_replacements", "false"),
+    ("lock_configuration", "true"),
+)
 
 _ROW = ("study", "cell", "task", "model_label", "chosen_by", "seed", "trial_id")
 _COUNTS = [name for name in EVALUATIONS.names if name not in ("trial_id", "attempt_id")]
@@ -109,16 +209,45 @@ _COUNTS = [name for name in EVALUATIONS.names if name not in ("trial_id", "attem
 _EVALUATIONS = f"""
     select {", ".join(_ROW)}, {", ".join(_COUNTS)},
         num_correct / num_total as accuracy, attempt_id
-    from ({newest_sql("_answers", QUESTION)})
-    join (from trials where suggestion is null) using (trial_id)
-    join _asked using (study, cell, {", ".join(QUESTION)})
-    order by study, cell, seed, length
+    from _answers join _judged using (_trial)
+    where _cell + _question in (from _asked)
 """
-_METRICS = f"from ({newest_sql('_metrics', ('step',))}) order by trial_id, step"
 
 
-def _studies(store: Store) -> tuple[dict[str, dict[str, Any]], list[Damage]]:
+def _nothing() -> None:
+    """Make nothing: it is there."""
+
+
+def _sorted(rows: pa.Table, *columns: str) -> pa.Table:
+    return rows.sort_by([(column, "ascending") for column in columns])
+
+
+def _number_questions(rows: pa.Table) -> tuple[pa.ChunkedArray, dict[Question, int]]:
+    """Return the number of each row's question, int64, and the numbers of those that may be."""
+    key = pa.chunked_array([np.zeros(len(rows), dtype=np.int64)])
+    questions: list[tuple[int, ...]] = [()]
+    for name in QUESTION:
+        numbers, values = number_values(rows[name])
+        key = pc.add(pc.multiply(key, len(values)), numbers)
+        questions = [(*one, value) for one in questions for value in values.to_pylist()]
+    return key, {Question(*one): number for number, one in enumerate(questions)}
+
+
+def _trial_ids(studies: Mapping[str, Mapping[str, Any]], suggestions: pa.Table) -> set[str]:
+    """Return every trial that some of ``studies`` names, those of its searches included."""
+    cells = [cell for resolved in studies.values() for cell in resolved["cells"]]
+    suggested = _suggested(suggestions)
+    searches = [cell["search"]["search_id"] for cell in cells if cell.get("search")]
+    found = {row["trial_id"] for one in searches for row in suggested.get(one, ())}
+    return found.union(*(cell["trial_ids"] for cell in cells))
+
+
+def _studies(
+    store: Store, names: Sequence[str] | None
+) -> tuple[dict[str, dict[str, Any]], list[Damage]]:
     """Return the resolved form of every study, and the damaged ones."""
+    if names is not None:
+        return {name: store.study(name) for name in names}, []
     found: dict[str, dict[str, Any]] = {}
     damage: list[Damage] = []
     for name in store.studies():
@@ -131,19 +260,24 @@ def _studies(store: Store) -> tuple[dict[str, dict[str, Any]], list[Damage]]:
 
 def _trials(
     studies: Mapping[str, Mapping[str, Any]], facts: Facts, suggestions: pa.Table
-) -> tuple[pa.Table, pa.Table]:
-    """Return one row per study and trial, and one row per question that a cell asks."""
+) -> tuple[pa.Table, list[tuple[int, Question]]]:
+    """Return one row per study and trial, and the questions that cells ask.
+
+    Cells are numbered over all studies; a trial has its cell's number in ``_cell``.
+    """
     configs: list[dict[str, Any]] = []
-    asked: list[tuple[Any, ...]] = []
+    asked: list[tuple[int, Question]] = []
     trials: list[tuple[Any, ...]] = []
     suggested = _suggested(suggestions)
+    num_cells = 0
 
     def add(
         trial_id: str, seed: int, questions: frozenset[Question], suggestion: int | None
     ) -> None:
         state, cause = facts.state_of(trial_id, questions)
         num_attempts = len(facts.started.get(trial_id, ()))
-        trials.append((len(configs), trial_id, seed, state, cause, num_attempts, suggestion))
+        about = (len(configs), num_cells, trial_id, seed)
+        trials.append((*about, state, cause, num_attempts, suggestion))
 
     for study, resolved in studies.items():
         for cell in resolved["cells"]:
@@ -155,10 +289,11 @@ def _trials(
                 add(row["trial_id"], config["seed"], _questions(search), row["number"])
                 configs.append(names | config)
             questions = _questions(cell)
-            asked += [(study, cell["cell"], *question) for question in cell["questions"]]
+            asked += [(num_cells, question) for question in questions]
             for seed, trial_id in zip(resolved["seeds"], cell["trial_ids"], strict=False):
                 add(trial_id, seed, questions, None)
             configs.append(names | cell["config"])
+            num_cells += 1
     about = pa.Table.from_pylist(configs) if configs else _NO_CELLS.empty_table()
     found = _table(trials, _TRIALS)
     for name, column in zip(about.column_names, about.take(found["number"]), strict=True):
@@ -166,7 +301,7 @@ def _trials(
             # a column of nothing but None has no type of its own
             typed = column.cast(_TEXT) if pa.types.is_null(column.type) else column
             found = found.append_column(name, typed)
-    return found.select(_TRIAL_COLUMNS), _table(asked, _ASKED)
+    return found, asked
 
 
 def _suggested(suggestions: pa.Table) -> dict[str, list[dict[str, Any]]]:
@@ -192,10 +327,10 @@ def _table(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 
 _TEXT, _COUNT = pa.string(), pa.int64()
-_ASKED = pa.schema([("study", _TEXT), ("cell", _TEXT), *((name, _COUNT) for name in QUESTION)])
 _TRIALS = pa.schema(
     [
         ("number", _COUNT),
+        ("_cell", _COUNT),
         ("trial_id", _TEXT),
         ("seed", _COUNT),
         ("state", _TEXT),
@@ -215,6 +350,34 @@ _TRIAL_COLUMNS = (
 
 
 def to_records(table: pa.Table) -> list[dict[str, Any]]:
-    """Return a result as JSON-ready rows; times as ISO 8601 text."""
-    rows: list[dict[str, Any]] = json.loads(json.dumps(table.to_pylist(), default=str))
-    return rows
+    """Return a result as JSON-ready rows; times as ISO 8601 text, what is no number as null."""
+    names = table.column_names
+    columns = [[_plain(value) for value in column.to_pylist()] for column in table.columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Arrow as one of JSON."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case None | bool() | int() | str():
+            return value
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+    return str(value)
+
+
+def to_flat(table: pa.Table) -> pa.Table:
+    """Return a result whose lists and structs are JSON text, for formats that have neither."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            values = [
+                None if v is None else json.dumps(_plain(v)) for v in table[number].to_pylist()
+            ]
+            table = table.set_column(number, field.name, pa.array(values, pa.string()))
+    return table

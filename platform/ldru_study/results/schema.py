@@ -39,6 +39,9 @@ METRICS = pa.schema(
         ("gradient_norm", pa.float64()),
         ("associativity_defect", pa.float64()),
         ("seconds", pa.float64()),
+        # per level of a tree, leaves first; null for models without
+        ("level_state_norms", pa.list_(pa.float64())),
+        ("level_gradient_norms", pa.list_(pa.float64())),
     ]
 )
 # one row: the start or the end of one attempt at one trial
@@ -79,10 +82,22 @@ SUGGESTIONS = pa.schema(
         ("suggested_at", _TIME),
     ]
 )
+# one row: a question that `refine` asks of one trial of a study, written before it is answered
+REFINEMENTS = pa.schema(
+    [
+        ("study", pa.string()),
+        ("trial_id", pa.string()),
+        ("length", pa.int64()),
+        ("num_total", pa.int64()),
+        ("eval_seed", pa.int64()),
+        ("asked_at", _TIME),
+    ]
+)
 TABLES = {
     "attempts": ATTEMPTS,
     "evaluations": EVALUATIONS,
     "metrics": METRICS,
+    "refinements": REFINEMENTS,
     "suggestions": SUGGESTIONS,
 }
 # rows of evaluations answer the same question when they agree in these
@@ -92,9 +107,15 @@ ROW_KEYS = {
     "attempts": ("trial_id", "attempt_id", "event"),
     "evaluations": ("trial_id", "attempt_id", *QUESTION),
     "metrics": ("trial_id", "attempt_id", "step"),
+    "refinements": ("study", "trial_id", *QUESTION),
     "suggestions": ("search_id", "number"),
 }
-ROW_TIMES = {"attempts": "at", "evaluations": "committed_at", "suggestions": "suggested_at"}
+ROW_TIMES = {
+    "attempts": "at",
+    "evaluations": "committed_at",
+    "refinements": "asked_at",
+    "suggestions": "suggested_at",
+}
 
 
 def versioned(schema: pa.Schema) -> pa.Schema:

@@ -22,7 +22,7 @@ from ldru_study.spec.suggestions import Suggestion, num_trials, search_id
 from ldru_study.spec.trial import TrialConfig
 
 # a machine failed, not the trial: the next submit tries again
-TRANSIENT = ("interrupted", "node_lost", "preempted", "worker_died")
+TRANSIENT = ("interrupted", "node_lost", "preempted", "store", "worker_died")
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from ldru_study.errors import unknown_name
+from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import HEADLINE_FIELDS
 from ldru_study.spec.paths import Place, describe, get_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
+from ldru_study.spec.task import as_task_text
 from ldru_study.spec.trial import TrainConfig, TrialConfig
+from ldru_study.tasks.registry import find_task
 
 Rule = tuple[Mapping[str, Any], Mapping[str, Any]]
 Problem = tuple[Place, str]
 
 _ROOTS = ("task", "sampling", "model", "train")
 MAX_CELLS = 100_000
+# of these only the precision tells trials apart
+CARRIED_OUT = ("train.engine", "train.sequence_parallel", "train.data_parallel")
 
 
 @dataclass(frozen=True)
@@ -175,14 +180,31 @@ def _matches(
         except ValueError as error:
             found[(*source, path), f"{error}."] = None
             return False
+        if path == "task":
+            try:
+                wanted = _task_texts(wanted)
+            except ValueError as error:
+                found[(*source, path), str(error)] = None
+                return False
         if value != wanted and not (isinstance(wanted, list) and value in wanted):
             return False
     return True
 
 
+def _task_texts(wanted: Any) -> Any:
+    # a task of the user's own is known by its text form
+    if isinstance(wanted, list):
+        return [as_task_text(one) for one in wanted]
+    return as_task_text(wanted)
+
+
 def _unknown_in_train(path: str) -> bool:
-    root, _, field = path.partition(".")
-    return root == "train" and field not in TrainConfig.model_fields
+    root, *fields = path.split(".")
+    if root != "train":
+        return False
+    if fields[0] == "engine" and len(fields) == 2:
+        return not any(fields[1] in config.model_fields for config in ENGINE_CONFIGS.values())
+    return fields[0] not in TrainConfig.model_fields
 
 
 def _named(
@@ -193,9 +215,16 @@ def _named(
 ) -> tuple[Cell, ...]:
     varying = _varying_fields([config for _, config in configs], axes)
     seen: dict[str, tuple[int, ...]] = {}
+    called: dict[str, str] = {}
     cells = []
     for choice, config in configs:
-        shown = {"task": config.task, "model": _model_label(config, varying)}
+        label = find_task(config.task).label
+        if called.setdefault(label, config.task) != config.task:
+            # only an axis can give a study two tasks
+            place: Place = ("grid", "task", choice[axes.index("task")])
+            text = f"is shown as '{label}', as another task is. Give it a name of its own."
+            found[place, text] = None
+        shown = {"task": label, "model": _model_label(config, varying)}
         for axis, number in zip(axes, choice, strict=True):
             if axis not in shown and len(grid[axis]) > 1:
                 shown[axis] = _show(grid[axis][number])
@@ -207,6 +236,8 @@ def _named(
         for axis, was, now in zip(axes, first, choice, strict=True):
             if was != now:
                 text = f"gives the same trial as grid.{axis}[{was}], defaults included. Keep one."
+                if axis.startswith(CARRIED_OUT):
+                    text += " How a training is carried out decides no weights."
                 found[("grid", axis, now), text] = None
         cells.append(Cell(key, shown, config))
     return tuple(cells)
@@ -216,7 +247,7 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
     """Return, for each kind of model, the fields that its label must show."""
     values: dict[str, dict[str, set[str]]] = {}
     for config in configs:
-        for field, value in config.model.model_dump().items():
+        for field, value in config.as_asked()["model"].items():
             of_kind = values.setdefault(config.model.kind, {})
             of_kind.setdefault(field, set()).add(repr(value))
     return {
@@ -231,13 +262,18 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
 
 
 def _model_label(config: TrialConfig, varying: Mapping[str, Sequence[str]]) -> str:
-    kind = config.model.kind
-    parts = []
-    for field in varying[kind]:
-        value = getattr(config.model, field)
-        parts.append(f"{value}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={value}")
+    kind, asked = config.model.kind, config.as_asked()["model"]
+    parts = [
+        f"{asked[field]}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={asked[field]}"
+        for field in varying[kind]
+        if field in asked
+    ]
     return f"{kind}({', '.join(parts)})" if parts else kind
 
 
 def _show(value: Any) -> str:
-    return describe(value) if isinstance(value, (dict, list)) else str(value)
+    if isinstance(value, dict):
+        shown = ", ".join(f"{key}={_show(each)}" for key, each in value.items() if key != "kind")
+        kind = value.get("kind", "")
+        return f"{kind}({shown})" if shown or not kind else str(kind)
+    return describe(value) if isinstance(value, list) else str(value)

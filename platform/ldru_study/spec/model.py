@@ -1,22 +1,47 @@
-"""What a model is, as data: one configuration class per ``kind``, each with only its own fields."""
+"""What a model is, as data: one configuration class per ``kind``, each with only its own fields.
+
+A new kind is a class in this package that the union `ModelConfig` names, and the file
+``ldru_study/models/<kind>.py`` with the module of that name: ``GruConfig`` there is ``Gru``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import bisect
+import math
+from typing import Annotated, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, model_validator
 
-from ldru_study.spec.strict import Strict
+from ldru_study.spec.linear_recurrences import (
+    DeltaNetConfig,
+    Mamba2Config,
+    S5Config,
+    SdSsmConfig,
+)
+from ldru_study.spec.sizes import (
+    MAX_WIDTH,
+    Heads,
+    Layers,
+    ModelBase,
+    Share,
+    Width,
+    WidthBase,
+    affine,
+    feed_forward,
+    feed_forward_flops,
+    norm,
+    product,
+)
 
 Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
 LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
-Positions = Literal["alibi", "none", "rope", "sinusoidal"]
+Positions = Literal["alibi", "none", "relative", "rope", "sinusoidal"]
 
-Width = Annotated[int, Field(ge=1, le=65_536)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+# how far a matched count of parameters may be from what was asked
+_MATCH_TOLERANCE = 0.05
 
 
-class LdruConfig(Strict):
+class LdruConfig(WidthBase):
     """Log-depth recurrent unit: a learned binary operator in a balanced tree.
 
     Source: arXiv 2605.26035, section 3.
@@ -24,66 +49,285 @@ class LdruConfig(Strict):
 
     kind: Literal["ldru"]
     operator: Operator = Field("mlp", description="the learned binary operator")
-    width: Width = Field(64, description="state features")
     lone_node: LoneNode = Field(
         "zero_left", description="what becomes of the last node of a level with an odd count"
     )
     dropout: Share = Field(0.0, description="after the leaf block and after every merge")
 
+    def num_parameters(self, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        width = self.width
+        around = num_symbols * width + 2 * norm(width) + 2 * feed_forward(width)
+        identity = width if self.lone_node == "identity" else 0
+        return around + self._operator() + identity + affine(width, num_classes)
 
-class LstmConfig(Strict):
-    """Long short-term memory on one-hot tokens, forget-gate bias 1."""
+    def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`; equal subtrees of tokens count as often as they stand there."""
+        width = self.width
+        # of every [l; r] -> ... -> E the products, in multiples of E^2
+        of_operator = {"mlp": 23, "grc": 24, "gated_sum": 2, "linear": 2, "elementwise_sum": 0}
+        merge = 2 * of_operator[self.operator] * width**2 + feed_forward_flops(width, 1)
+        leaves = feed_forward_flops(width, length)
+        return leaves + self._num_merges(length) * merge + product(width, num_classes)
 
-    kind: Literal["lstm"]
+    def _operator(self) -> int:
+        width = self.width
+        match self.operator:
+            case "mlp":
+                gates = affine(2 * width, 2 * width) + affine(2 * width, 4 * width)
+                return gates + affine(4 * width, 2 * width) + 3 * affine(width, width)
+            case "grc":
+                return affine(2 * width, 4 * width) + affine(4 * width, 4 * width) + norm(width)
+            case "gated_sum" | "linear":
+                return affine(2 * width, width)
+            case "elementwise_sum":
+                return 0
+
+    def _num_merges(self, length: int) -> int:
+        if self.lone_node in ("carry", "left_fold"):
+            return length - 1
+        merges, padded = 0, 1 << (length - 1).bit_length()
+        while length > 1:
+            length, padded = -(-length // 2), padded // 2
+            merges += length
+            # nodes of nothing but padding are all the same
+            if self.lone_node == "pad_power_of_two" and length < padded:
+                merges += 1
+        return merges
+
+
+class _RecurrentConfig(WidthBase):
+    """A cell of gates over one-hot tokens, all of one shape."""
+
+    num_gates: ClassVar[int]
     width: Width = Field(256, description="hidden units")
 
+    def num_parameters(self, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`; torch's cells have two biases in every gate."""
+        gate = (num_symbols + self.width + 2) * self.width
+        return self.num_gates * gate + affine(self.width, num_classes)
 
-class RnnConfig(Strict):
-    """Elman network with ReLU on one-hot tokens."""
+    def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        gates = self.num_gates * product(num_symbols + self.width, self.width, length)
+        return gates + product(self.width, num_classes)
 
+
+class RnnConfig(_RecurrentConfig):
+    """Elman network with ReLU on one-hot tokens.
+
+    Source: Elman 1990; sizes as in Delétang et al. 2023.
+    """
+
+    num_gates = 1
     kind: Literal["rnn"]
-    width: Width = Field(256, description="hidden units")
 
 
-class TransformerConfig(Strict):
-    """Post-norm Transformer encoder with full attention, read at the last token."""
+class LstmConfig(_RecurrentConfig):
+    """Long short-term memory on one-hot tokens, forget-gate bias 1.
+
+    Source: Hochreiter and Schmidhuber 1997; sizes as in Delétang et al. 2023.
+    """
+
+    num_gates = 4
+    kind: Literal["lstm"]
+
+
+class GruConfig(_RecurrentConfig):
+    """Gated recurrent unit on one-hot tokens.
+
+    Source: Cho et al. 2014; the reset gate acts after the matrix product.
+    """
+
+    num_gates = 3
+    kind: Literal["gru"]
+
+
+class TransformerConfig(WidthBase):
+    """Post-norm Transformer encoder with full attention, read at the last token.
+
+    Source: Vaswani et al. 2017; sizes as in Delétang et al. 2023.
+    """
 
     kind: Literal["transformer"]
     width: Width = Field(64, description="state features; a multiple of heads")
-    layers: Annotated[int, Field(ge=1, le=128)] = 5
-    heads: Annotated[int, Field(ge=1, le=128)] = 8
+    layers: Layers = Field(5, description="different layers")
+    heads: Heads = Field(8, description="attention heads")
     positions: Positions = Field("sinusoidal", description="how a token knows its place")
-    dropout: Share = 0.0
+    looped: bool = Field(False, description="run through all layers ceil(log2 T) times")
+    dropout: Share = Field(0.0, description="after the embedding and in every residual branch")
+
+    @property
+    def width_step(self) -> int:
+        """Widths come in multiples of this."""
+        pairs = 2 if self.positions == "rope" else 1
+        return math.lcm(self.heads * pairs, 2 if self.positions in _WAVES else 1)
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.is_width_open:
+            return self
+        self._check_multiple(self.heads)
         if self.positions == "rope" and (self.width // self.heads) % 2:
             raise ValueError(
                 f"positions 'rope' rotates pairs: width / heads = {self.width // self.heads} is odd"
             )
-        if self.positions == "sinusoidal" and self.width % 2:
-            raise ValueError(f"positions 'sinusoidal' comes in pairs: width {self.width} is odd")
+        if self.positions in _WAVES and self.width % 2:
+            raise ValueError(
+                f"positions '{self.positions}' comes in pairs: width {self.width} is odd"
+            )
         return self
 
+    def num_parameters(self, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        width = self.width
+        layer = 4 * width**2 + 2 * norm(width) + feed_forward(width)
+        if self.positions == "relative":
+            layer += width**2 + 2 * width
+        return num_symbols * width + self.layers * layer + affine(width, num_classes)
 
-class ConstantConfig(Strict):
+    def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`; the last layer of a stack that is not looped has a single query."""
+        depth = self.layers * ((length - 1).bit_length() if self.looped else 1)
+        full = depth if self.looped else depth - 1
+        flops = full * self._layer(length, length) + (depth - full) * self._layer(1, length)
+        return flops + product(self.width, num_classes)
+
+    def _layer(self, num_queries: int, num_keys: int) -> int:
+        width = self.width
+        maps = product(width, 2 * width, num_queries) + product(width, 2 * width, num_keys)
+        pairs = num_queries * num_keys
+        attention = 2 * product(1, width, pairs)
+        if self.positions == "relative":
+            # every head compares all waves of a distance
+            attention += product(width, width, num_queries) + product(self.heads, width, pairs)
+        return maps + attention + feed_forward_flops(width, num_queries)
+
+
+# positions that are sines and cosines of width / 2 frequencies
+_WAVES = ("sinusoidal", "relative")
+
+
+class RegularGptConfig(WidthBase):
+    """Transformer of ceil(log_c T) rounds of one layer, each over windows of c states.
+
+    Source: Chi et al. 2023, arXiv 2305.03796.
+    """
+
+    kind: Literal["regular_gpt"]
+    width: Width = Field(64, description="state features; a multiple of heads")
+    heads: Heads = Field(8, description="attention heads")
+    window: Annotated[int, Field(ge=2, le=1024)] = Field(
+        2, description="states that a round makes one of: c"
+    )
+    dropout: Share = Field(0.0, description="after the embedding and in every residual branch")
+
+    @property
+    def width_step(self) -> int:
+        """Widths come in multiples of this."""
+        return self.heads
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        self._check_multiple(self.heads)
+        return self
+
+    def num_parameters(self, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        width = self.width
+        layer = 4 * width**2 + 2 * norm(width) + feed_forward(width) + self.heads * self.window
+        return (num_symbols + 1) * width + layer + affine(width, num_classes)
+
+    def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`; only the last query of every window is kept, so only it is counted."""
+        width, window = self.width, self.window
+        of_window = product(width, 2 * width) + product(width, 2 * width, window)
+        of_window += 2 * product(1, width, window) + feed_forward_flops(width, 1)
+        num_windows = 0
+        while length > 1:
+            length = -(-length // window)
+            num_windows += length
+        return num_windows * of_window + product(width, num_classes)
+
+
+class ConstantConfig(ModelBase):
     """A learned bias that ignores its input: chance itself, and the platform's own overhead."""
 
     kind: Literal["constant"]
 
+    def num_parameters(self, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        return num_classes
+
+    def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
+        """See `ModelBase`."""
+        return 0
+
 
 ModelConfig = Annotated[
-    LdruConfig | LstmConfig | RnnConfig | TransformerConfig | ConstantConfig,
+    LdruConfig
+    | RnnConfig
+    | LstmConfig
+    | GruConfig
+    | TransformerConfig
+    | RegularGptConfig
+    | S5Config
+    | SdSsmConfig
+    | DeltaNetConfig
+    | Mamba2Config
+    | ConstantConfig,
     Field(discriminator="kind"),
 ]
-MODEL_CONFIGS: dict[str, type[Strict]] = {
-    "constant": ConstantConfig,
-    "ldru": LdruConfig,
-    "lstm": LstmConfig,
-    "rnn": RnnConfig,
-    "transformer": TransformerConfig,
+
+
+def _kind(config: type[ModelBase]) -> str:
+    kind: str = get_args(config.model_fields["kind"].annotation)[0]
+    return kind
+
+
+MODEL_CONFIGS: dict[str, type[ModelBase]] = {
+    kind: config
+    for kind, config in sorted(
+        (_kind(config), config) for config in get_args(get_args(ModelConfig)[0])
+    )
 }
 # the field that a reader wants to see beside the kind, whatever else varies
 HEADLINE_FIELDS = {"ldru": "operator", "transformer": "positions"}
+
+_Config = TypeVar("_Config", bound=ModelBase)
+
+
+def matched(config: _Config, num_symbols: int, num_classes: int) -> _Config:
+    """Return the configuration with the width that ``match_parameters`` asks for.
+
+    One without ``match_parameters``, or that already has this width, comes back as it is.
+
+    Raises:
+        ValueError: no width comes near enough, or another one is given.
+    """
+    if not isinstance(config, WidthBase) or config.match_parameters is None:
+        return config
+    wanted, step = config.match_parameters, config.width_step
+
+    def count(multiple: int) -> int:
+        resized = config.model_copy(update={"width": multiple * step})
+        return resized.num_parameters(num_symbols, num_classes)
+
+    multiples = range(1, MAX_WIDTH // step + 1)
+    above = multiples[min(bisect.bisect_left(multiples, wanted, key=count), len(multiples) - 1)]
+    around = sorted({max(above - 1, 1), above})
+    nearest = min(around, key=lambda multiple: abs(count(multiple) - wanted))
+    if abs(count(nearest) - wanted) > _MATCH_TOLERANCE * wanted:
+        known = " and ".join(f"{count(each)} (width {each * step})" for each in around)
+        raise ValueError(
+            f"match_parameters {wanted}: the nearest counts of this {config.kind} are {known}, "
+            "none within 5 %. Ask for one of them, or change its other fields"
+        )
+    if config.is_width_open:
+        return config.model_copy(update={"width": nearest * step})
+    if config.width != nearest * step:
+        raise ValueError(
+            f"width {config.width} is given, but match_parameters {wanted} asks for width "
+            f"{nearest * step}. Drop one of the two"
+        )
+    return config

@@ -14,7 +14,7 @@ from ldru_study.spec.study import EvaluateConfig, StudySpec
 from ldru_study.spec.suggestions import Suggestion, num_trials, search_id, winner
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
-from ldru_study.tasks.sampling import BalancedSampler
+from ldru_study.tasks.samplers import Sampling, sampler_of
 
 
 @dataclass(frozen=True, order=True)
@@ -232,7 +232,7 @@ def search_questions(
     Raises:
         ValueError: it would choose on lengths that judge, and does not say so.
     """
-    sampler = BalancedSampler(find_task(config.task).automaton)
+    sampler = sampler_of(config.task, config.sampling)
     wanted = (round(multiple * config.train.max_length) for multiple in search.multiples)
     lengths = sorted({sampler.nearest_covered(max(1, length)) for length in wanted})
     shared = sorted(set(lengths) & {question.length for question in judging})
@@ -264,29 +264,34 @@ def _suggested(
 def questions_of(config: TrialConfig, evaluate: EvaluateConfig) -> tuple[Question, ...]:
     """Return the evaluations that a study asks of one trial, shortest first.
 
-    Each multiple becomes the nearest length at which the task has every label; two multiples that
-    become the same length are one question.
+    Each multiple becomes the nearest length that the sampling uses, such as one at which the task
+    has every label; two multiples that become the same length are one question.
 
     Raises:
-        ValueError: the task has no usable training length.
+        ValueError: the task has no usable training length, or no strings as long as asked.
     """
-    lengths = _lengths_of(config.task, config.train.min_length, config.train.max_length, evaluate)
+    train = config.train
+    lengths = _lengths_of(
+        config.task, config.sampling, train.min_length, train.max_length, evaluate
+    )
     return tuple(Question(length, evaluate.strings, evaluate.seed) for length in lengths)
 
 
 # the cells of a large grid differ in what has no say here
 @lru_cache(maxsize=1024)
 def _lengths_of(
-    task: str, min_length: int, max_length: int, evaluate: EvaluateConfig
+    task: str, sampling: Sampling, min_length: int, max_length: int, evaluate: EvaluateConfig
 ) -> tuple[int, ...]:
-    sampler = BalancedSampler(find_task(task).automaton)
+    sampler = sampler_of(task, sampling)
     if not sampler.covered_lengths(min_length, max_length).size:
+        wanted = "there are strings" if sampling == "paper" else "every label exists"
         raise ValueError(
-            f"between lengths {min_length} and {max_length}, {task} has none "
-            "at which every label exists. Raise train.max_length."
+            f"between lengths {min_length} and {max_length}, {find_task(task).label} has none "
+            f"at which {wanted}. Raise train.max_length."
         )
-    wanted = [round(multiple * max_length) for multiple in evaluate.multiples]
-    lengths = {sampler.nearest_covered(max(1, length)) for length in (*wanted, *evaluate.lengths)}
+    multiples = [round(multiple * max_length) for multiple in evaluate.multiples]
+    asked = (*multiples, *evaluate.lengths)
+    lengths = {sampler.nearest_covered(max(1, length)) for length in asked}
     return tuple(sorted(lengths))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ldru_study.errors import did_you_mean, unknown_name
+from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.paths import Place, describe
 from ldru_study.spec.search import DIMENSIONS
@@ -35,7 +36,12 @@ _COMPARED = {
     "less_than_equal": ("le", "at most"),
 }
 
-_KINDS = MODEL_CONFIGS | DIMENSIONS
+# what has variants, by the last name of its place
+_VARIANTS: dict[str, Mapping[str, type[BaseModel]]] = {
+    "model": MODEL_CONFIGS,
+    "engine": ENGINE_CONFIGS,
+}
+_KINDS = MODEL_CONFIGS | ENGINE_CONFIGS | DIMENSIONS
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[Place, str]]:
@@ -51,9 +57,7 @@ def _union_tags(place: Place) -> set[str | int]:
     # pydantic names the branch of a union after its discriminator: ('model', 'ldru', 'operator')
     # and ('search', 'space', 'train.steps', 'integer', 'low')
     tags: set[str | int] = {
-        step
-        for before, step in itertools.pairwise(place)
-        if before == "model" and step in MODEL_CONFIGS
+        step for before, step in itertools.pairwise(place) if step in _VARIANTS.get(str(before), {})
     }
     if place[:2] == ("search", "space") and len(place) > 3 and place[3] in DIMENSIONS:
         tags.add(place[3])
@@ -64,7 +68,8 @@ def _problem(detail: ErrorDetails, place: Place, model: type[BaseModel]) -> tupl
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     name = str(place[-1]) if place else ""
     of_space = place[:2] == ("search", "space")
-    what, kinds = ("dimension", DIMENSIONS) if of_space else ("model", MODEL_CONFIGS)
+    what = "dimension" if of_space else name
+    kinds = DIMENSIONS if of_space else _VARIANTS.get(name, {})
     special: dict[str, Callable[[], tuple[Place, str]]] = {
         "extra_forbidden": lambda: (place, _unknown_field(detail["loc"], name, model)),
         "missing": lambda: (place[:-1], f"the field '{name}' is missing. Add it."),

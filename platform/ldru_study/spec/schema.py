@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.study import StudyFile
+from ldru_study.spec.task import OWN_TASKS
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import task_names
 
@@ -22,8 +24,13 @@ def json_schema() -> dict[str, Any]:
     trial = TrialConfig.model_json_schema()
     definitions = trial.pop("$defs") | frame.pop("$defs")
     fields = trial["properties"]
+    own = []
+    for config in OWN_TASKS.values():
+        written = config.model_json_schema()
+        definitions |= written.pop("$defs", {}) | {config.__name__: written}
+        own.append({"$ref": f"#/$defs/{config.__name__}"})
     # families of tasks are open: names of further members are text as well
-    fields["task"] = {"anyOf": [{"enum": list(task_names())}, {"type": "string"}]}
+    fields["task"] = {"anyOf": [{"enum": list(task_names())}, {"type": "string"}, *own]}
     for name in ("task", "sampling", "model"):
         frame["properties"][name] = fields[name]
     # a grid may supply what is missing here, so nothing inside is required
@@ -48,8 +55,11 @@ def _axes(fields: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     items = {name: fields[name] for name in ("task", "sampling", "model")}
     for name, field in definitions["TrainConfig"]["properties"].items():
         items[f"train.{name}"] = field
-    for config in MODEL_CONFIGS.values():
-        for name, field in definitions[config.__name__]["properties"].items():
-            known = items.setdefault(f"model.{name}", {"anyOf": []})
-            known["anyOf"].append({key: field[key] for key in field if key != "default"})
+    for path, variants in (("model", MODEL_CONFIGS), ("train.engine", ENGINE_CONFIGS)):
+        for config in variants.values():
+            for name, field in definitions[config.__name__]["properties"].items():
+                known = items.setdefault(f"{path}.{name}", {"anyOf": []})
+                known["anyOf"].append({key: field[key] for key in field if key != "default"})
+    for name, field in definitions["CurriculumConfig"]["properties"].items():
+        items[f"train.curriculum.{name}"] = field
     return {axis: {"type": "array", "minItems": 1, "items": item} for axis, item in items.items()}

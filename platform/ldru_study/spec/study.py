@@ -12,7 +12,8 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from ldru_study.errors import SpecError
-from ldru_study.spec.grid import Cell, expand
+from ldru_study.spec.engine import DeepSpeedEngine
+from ldru_study.spec.grid import CARRIED_OUT, Cell, expand
 from ldru_study.spec.paths import Place, describe, format_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
 from ldru_study.spec.search import SearchConfig
@@ -84,7 +85,10 @@ class EvaluateConfig(Strict):
 
 
 class ResourcesConfig(Strict):
-    """What one trial takes of the machine; fractions share a device."""
+    """What one worker of a trial takes of the machine; fractions share a device.
+
+    A trial has ``train.sequence_parallel`` times ``train.data_parallel`` workers: most have one.
+    """
 
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1
     gpus: Annotated[float, Field(ge=0, le=64)] = 0
@@ -219,7 +223,7 @@ def validate_study(
         )
         found += problems
     if frame is not None:
-        found += _budget_problems(frame)
+        found += _budget_problems(frame) + _device_problems(frame, cells)
         if frame.search is not None and cells:
             found += _search_problems(frame.search, cells)
     if found or frame is None:
@@ -235,6 +239,22 @@ def _budget_problems(frame: StudyFile) -> list[tuple[Place, str]]:
     return [(("budget", "gpu_hours"), text)]
 
 
+def _device_problems(frame: StudyFile, cells: Sequence[Cell]) -> list[tuple[Place, str]]:
+    """Return what the engines of the cells want and a CPU has not."""
+    if frame.resources.gpus:
+        return []
+    found: dict[tuple[Place, str], None] = {}
+    for cell in cells:
+        engine = cell.config.train.engine
+        if engine.precision == "fp16":
+            text = f"in {cell.key}: fp16 runs on GPUs only. Use bf16 or fp32, or set resources.gpus"
+            found[("train", "engine", "precision"), f"{text}."] = None
+        if isinstance(engine, DeepSpeedEngine) and engine.offload == "cpu":
+            text = f"in {cell.key}: without a GPU everything is on the CPU already. Use none"
+            found[("train", "engine", "offload"), f"{text}, or set resources.gpus."] = None
+    return list(found)
+
+
 def _search_problems(search: SearchConfig, cells: Sequence[Cell]) -> list[tuple[Place, str]]:
     """Return what of a space fits no cell, or not the field that it is for."""
     found: dict[tuple[Place, str], None] = {}
@@ -242,6 +262,10 @@ def _search_problems(search: SearchConfig, cells: Sequence[Cell]) -> list[tuple[
     for cell in cells:
         space = space_of(cell.config, search)
         unused -= set(space)
+        for path in space:
+            if path.startswith(CARRIED_OUT) and path != "train.engine.precision":
+                text = "decides how a training is carried out, no weights: nothing to search for"
+                found[("search", "space", path), f"{text}. Set it in train."] = None
         for path, value in corners(space):
             # what it depends on must hold, or the field may not even exist
             needed = {

@@ -71,7 +71,7 @@ def lay_over(config: TrialConfig, params: Mapping[str, Any]) -> TrialConfig:
     Raises:
         pydantic.ValidationError: together they are no valid trial.
     """
-    raw: Any = config.model_dump(mode="python")
+    raw: Any = config.as_asked()
     for path, value in params.items():
         raw = set_place(raw, parse_place(path), value)
     return TrialConfig.model_validate(raw)

@@ -17,6 +17,9 @@ Ints = npt.NDArray[np.int64]
 Symbols = npt.NDArray[np.uint8]
 State = TypeVar("State", bound=Hashable)
 
+# of strings that a task does not ask about
+NO_CLASS = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
@@ -24,7 +27,8 @@ class Automaton:
 
     Args:
         transitions: next state for each state and symbol, int64 [S, V].
-        outputs: class of each state, int64 [S].
+        outputs: class of each state, int64 [S]; `NO_CLASS` where a string that ends there is not
+            in question, such as an expression that breaks off.
         num_classes: C; classes that no state has are allowed.
 
     State 0 is the start.
@@ -49,7 +53,7 @@ class Automaton:
         Args:
             start: the state before the first symbol.
             step: next state, given a state and a symbol in 0..V-1; finitely many can be reached.
-            output: class of a state, in 0..C-1.
+            output: class of a state, in 0..C-1, or `NO_CLASS`.
             num_symbols: V.
             num_classes: C.
         """
@@ -85,7 +89,7 @@ class Automaton:
             lengths: int64 [B], each in 0..T.
 
         Returns:
-            int64 [B].
+            int64 [B]; `NO_CLASS` for a string that the task does not ask about.
         """
         state = np.zeros(len(lengths), dtype=np.int64)
         for place in range(int(lengths.max(initial=0))):
@@ -135,7 +139,8 @@ class Automaton:
         patterns: list[tuple[int, ...]] = []
         while (key := reached.tobytes()) not in seen:
             seen[key] = len(patterns)
-            patterns.append(tuple(np.unique(self.outputs[reached]).tolist()))
+            classes = np.unique(self.outputs[reached])
+            patterns.append(tuple(classes[classes != NO_CLASS].tolist()))
             after = np.zeros_like(reached)
             after[self.transitions[reached]] = True
             reached = after

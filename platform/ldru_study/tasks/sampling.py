@@ -59,8 +59,15 @@ class BalancedSampler:
         raise ValueError("no length has strings of every class")
 
     def chance(self, length: int) -> float:
-        """Return the accuracy of the best constant answer at ``length``."""
-        return 1 / len(self.automaton.classes_at(length))
+        """Return the accuracy of the best constant answer at ``length``; 0 without strings."""
+        return float(self.label_shares(length).max())
+
+    def label_shares(self, length: int) -> Floats:
+        """Return how probable each label is at ``length``, float64 [C]."""
+        present = self.automaton.classes_at(length)
+        shares = np.zeros(self.automaton.num_classes)
+        shares[list(present)] = 1 / max(1, len(present))
+        return shares
 
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length, and its label.
@@ -76,6 +83,10 @@ class BalancedSampler:
         """
         labels = self._labels(lengths, rng)
         return self._walk(labels, lengths, rng), labels
+
+    def with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+        """Draw a uniform string of each length with each label, int64 [B], which must exist."""
+        return self._walk(labels, lengths, rng)
 
     def stream(
         self, length: int, num_strings: int, rng: np.random.Generator, size: int
@@ -120,7 +131,7 @@ class _Walk:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
-        self._paths = [np.eye(automaton.num_classes)[automaton.outputs]]
+        self._paths = [self._last_paths()]
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
         self._period: int | None = None
@@ -232,10 +243,16 @@ class _Walk:
             cuts[:, row] = shares
         return cuts.reshape(-1, size[-1]), np.arange(first, last) - begin * step
 
+    def _last_paths(self) -> Floats:
+        """Return the paths of no step, float64 [S, C]; a state may have no class."""
+        classes = np.arange(self.automaton.num_classes)
+        paths: Floats = (self.automaton.outputs[:, None] == classes).astype(np.float64)
+        return paths
+
     def _save(self, num_parts: int) -> None:
         """Keep the paths that every part of ``_BETWEEN_SAVED`` rows begins with."""
         if not self._saved:
-            self._saved = [np.eye(self.automaton.num_classes)[self.automaton.outputs]]
+            self._saved = [self._last_paths()]
         while len(self._saved) < num_parts:
             paths = self._saved[-1]
             for _ in range(_BETWEEN_SAVED):

@@ -8,6 +8,7 @@ Asked to stop, it saves the training first.
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -25,19 +26,38 @@ import torch
 from ldru_study.errors import StoreError
 from ldru_study.results.heartbeat import beating
 from ldru_study.results.store import Store, new_attempt_id
-from ldru_study.training.evaluate import Answer, evaluate
-from ldru_study.training.failures import TIMED_OUT, DamagedError, TimedOutError, cause_of
-from ldru_study.training.training import Metrics, Training, dump_weights, load_weights
+from ldru_study.training.batches import longest_length
+from ldru_study.training.deepspeed_engine import deepspeed_json
+from ldru_study.training.evaluate import Answer
+from ldru_study.training.failures import (
+    TIMED_OUT,
+    DamagedError,
+    TimedOutError,
+    WorkerLostError,
+    cause_of,
+)
+from ldru_study.training.prediction import FirstSteps
+from ldru_study.training.training import Metrics
 from ldru_study.training.watchdog import watched
 from ldru_study.training.work import Outcome, Progress, Work
+from ldru_study.training.workers import ThisProcess, Trainee, Workers
 
 # how often a running trial reports its step
 _REPORT_S = 1.0
 _CONTINUE = "`submit` continues from the last checkpoint; raise trial_timeout_s if it needs longer."
 
 
-def run_attempt(work: Work, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+def run_attempt(
+    work: Work,
+    on_progress: Callable[[Progress], None] | None = None,
+    workers: Workers | None = None,
+) -> Outcome:
     """Do the work, commit its rows and return how it ended.
+
+    Args:
+        work: what to do.
+        on_progress: told about once a second, and at every rung.
+        workers: who trains and evaluates; None for this process.
 
     A failure of the trial is an outcome, recorded with cause and traceback; it is not raised.
     `KeyboardInterrupt`, `SystemExit` and `GeneratorExit`, also from ``on_progress``, are raised
@@ -48,27 +68,36 @@ def run_attempt(work: Work, on_progress: Callable[[Progress], None] | None = Non
 
     Raises:
         StoreError: the store cannot be written, so nothing could be recorded.
+        WorkerLostError: of several workers one is gone; whoever hears of it records the end.
     """
-    return _Attempt(work, on_progress or (lambda _: None)).run()
+    return _Attempt(work, on_progress or (lambda _: None), workers).run()
 
 
 class _Attempt:
-    def __init__(self, work: Work, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        on_progress: Callable[[Progress], None],
+        workers: Workers | None = None,
+    ) -> None:
         self.work, self.on_progress = work, on_progress
         self.store = Store(work.store)
         self.trial_id = work.config.trial_id
         self.attempt_id = new_attempt_id()
         self.name = f"{self.trial_id}-{self.attempt_id}"
         self.device = torch.device(work.device)
+        self.workers = workers or ThisProcess(self.device)
         self.start = time.monotonic()
         self.step = 0
-        self.training: Training | None = None
-        whole = work.config.train.batch_size
+        self.training: Trainee | None = None
+        whole = work.config.train.strings_at_once
         size = work.micro_batch_size or whole
         self.micro_batch_size = size if size < whole else None
         # rows of the training curve that this attempt has committed, and looked at for rungs
         self.num_committed = self.num_heard = 0
         self.ending, self.is_over = threading.Lock(), False
+        self.first_steps = FirstSteps(work.prediction)
+        self.note: str | None = None
 
     def run(self) -> Outcome:
         self._record("start", config=self.work.config.model_dump_json(), versions=self._versions())
@@ -85,9 +114,11 @@ class _Attempt:
             watched(self.work.trial_timeout_s, self._end_hung),
         ):
             try:
-                self._evaluate(self._trained_model())
-            except StoreError:
-                # what cannot be recorded must not look like a finished trial
+                self._train_or_load()
+                self._evaluate()
+            except (StoreError, WorkerLostError):
+                # what cannot be recorded must not look like a finished trial; and who is told
+                # of lost workers tries again, or records that it does not
                 raise
             except Exception as error:  # noqa: BLE001 - recorded; other trials must go on
                 return self._end(
@@ -96,42 +127,50 @@ class _Attempt:
                     message=str(error) or type(error).__name__,
                     traceback=traceback.format_exc(),
                 )
-            return self._end("done")
+            # a trial that went well has something to say where its first steps had
+            return self._end("done", **({"message": self.note} if self.note else {}))
 
-    def _trained_model(self) -> torch.nn.Module:
-        weights, state = (f"checkpoints/{self.trial_id}/{n}.safetensors" for n in _FILES)
+    def _train_or_load(self) -> None:
+        """Leave the workers with the weights of the trained model."""
+        name, state = (f"checkpoints/{self.trial_id}/{n}.safetensors" for n in _FILES)
         files, config = self.store.files, self.work.config
-        if files.exists(weights):
+        if files.exists(name):
             self.step = self.pulse.step = config.train.steps
             self.micro_batch_size = None
             # left behind by an attempt that was stopped between the two
             files.delete(state)
             try:
-                return load_weights(files.read(weights), config, self.device)
+                self.workers.load(files.read(name), config)
             except DamagedError as error:
-                text = f"{weights}: {error}. Delete it; `submit` then trains the trial again."
+                text = f"{name}: {error}. Delete it; `submit` then trains the trial again."
                 raise DamagedError(text) from error
+            return
         self.training = training = self._restored(state)
-        with self._saved_when_stopped(training, state):
-            self._train(training, state)
-            self._commit_metrics(training.history)
-            files.write(weights, dump_weights(training.model, config))
-        files.delete(state)
-        return training.model
+        try:
+            with self._saved_when_stopped(training, state):
+                self._train(training, state)
+                self._commit_metrics(training.history)
+                weights = training.weights()
+                files.write(name, weights)
+            files.delete(state)
+        finally:
+            training.close()
+        self.workers.load(weights, config)
 
-    def _restored(self, state: str) -> Training:
+    def _restored(self, state: str) -> Trainee:
         config, size = self.work.config, self.micro_batch_size
-        training = Training(config, self.device, micro_batch_size=size)
+        training = self.workers.training(config, size)
         if self.store.files.exists(state):
             try:
                 training.restore(self.store.files.read(state))
             except DamagedError:
                 # from the start it ends at the same bits, only later
-                training = Training(config, self.device, micro_batch_size=size)
+                training.close()
+                training = self.workers.training(config, size)
         return training
 
     @contextmanager
-    def _saved_when_stopped(self, training: Training, state: str) -> Iterator[None]:
+    def _saved_when_stopped(self, training: Trainee, state: str) -> Iterator[None]:
         try:
             yield
         except (TimedOutError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -140,16 +179,15 @@ class _Attempt:
                 self.store.files.write(state, training.state())
             raise
 
-    def _train(self, training: Training, state: str) -> None:
+    def _train(self, training: Trainee, state: str) -> None:
         now = time.monotonic
         last_save = last_report = now()
         self.step = self.pulse.step = training.step
         self._measure(training)
         while not training.is_finished:
-            begun = now()
-            training.advance()
-            # validating and saving are no training time
-            training.seconds += now() - begun
+            before, begun = training.step, now()
+            training.advance_towards(self._next_due(before))
+            self._compare(training, training.step - before, now() - begun)
             self.step = self.pulse.step = training.step
             self._measure(training)
             if training.is_finished:
@@ -163,20 +201,29 @@ class _Attempt:
                 last_report = now()
         self._report(training.step, training.history)
 
+    def _compare(self, training: Trainee, num_steps: int, seconds: float) -> None:
+        """Tell once when the first steps are unlike what was predicted of them."""
+        if not self.first_steps.are_open:
+            return
+        length = longest_length(self.work.config.train, training.step - 1)
+        note = self.first_steps.take_in(num_steps, seconds, length, training.memory_mib())
+        if note is not None:
+            self.note = note
+            steps = self.work.config.train.steps
+            self.on_progress(
+                Progress(training.step, steps, None, attempt_id=self.attempt_id, note=note)
+            )
+
     def _report(self, step: int, history: list[Metrics], *, at_rung: bool = False) -> None:
         accuracy = self.pulse.validation_accuracy = _accuracy(history)
         loss = history[-1].validation_loss if at_rung else None
         steps = self.work.config.train.steps
         self.on_progress(Progress(step, steps, accuracy, loss, at_rung, self.attempt_id))
 
-    def _measure(self, training: Training) -> None:
+    def _measure(self, training: Trainee) -> None:
         """Do what is due after a step, also when the attempt that took it was stopped before."""
-        steps, rungs, history = (
-            self.work.config.train.steps,
-            self.work.report_steps,
-            training.history,
-        )
-        is_due = is_measured(training.step, steps) or training.step in rungs
+        rungs, history = self.work.report_steps, training.history
+        is_due = self._is_due(training.step)
         is_done = bool(history) and history[-1].step == training.step
         if training.last is not None and is_due and not is_done:
             training.measure(training.last, self.work.validation_strings)
@@ -187,6 +234,14 @@ class _Attempt:
                 # the listener may end the trial here
                 self._commit_metrics(history)
                 self._report(row.step, history[: number + 1], at_rung=True)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the training is measured after ``step``."""
+        return is_measured(step, self.work.config.train.steps) or step in self.work.report_steps
+
+    def _next_due(self, step: int) -> int:
+        """Return the first step after ``step`` at which it is measured."""
+        return next(later for later in itertools.count(step + 1) if self._is_due(later))
 
     def _commit_metrics(self, history: list[Metrics]) -> None:
         """Commit the rows that this attempt has not: a step twice in one attempt counts twice."""
@@ -202,16 +257,14 @@ class _Attempt:
                 f"trial_timeout_s is {limit:g}. {_CONTINUE}"
             )
 
-    def _evaluate(self, model: torch.nn.Module) -> None:
+    def _evaluate(self) -> None:
         answers: list[Answer] = []
         try:
             for question in self.work.questions:
                 # one answer at least, so that every attempt gets further
                 if answers:
                     self._check_time()
-                answers.append(
-                    evaluate(model, self.work.config, question, self.device, self._check_time)
-                )
+                answers.append(self.workers.answer(question, self._check_time))
         finally:
             # the lengths that were answered are kept when a longer one could not be
             if answers:
@@ -277,6 +330,7 @@ class _Attempt:
                 "threads": torch.get_num_threads(),
                 "gpu": gpu,
                 "revision": self.work.revision,
+                "deepspeed": deepspeed_json(self.work.config.train),
             }
         )
 

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens. All models with the same seed see the same strings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ldru_study.spec.trial import TrialConfig
+from ldru_study.spec.trial import TrainConfig, TrialConfig
 from ldru_study.tasks.registry import find_task
-from ldru_study.tasks.sampling import BalancedSampler
+from ldru_study.tasks.samplers import Sampling, sampler_of
 from ldru_study.tasks.streams import random_stream
 
 # strings of one evaluation length are drawn in blocks of at most this many tokens, so that a
@@ -46,36 +47,51 @@ class Batch:
 
 
 @lru_cache(maxsize=64)
-def sampler_of(task: str) -> BalancedSampler:
-    """Return the (shared) sampler of a task."""
-    return BalancedSampler(find_task(task).automaton)
+def _training_lengths(task: str, sampling: Sampling, low: int, high: int) -> npt.NDArray[np.int64]:
+    return sampler_of(task, sampling).covered_lengths(low, high)
 
 
-@lru_cache(maxsize=64)
-def _training_lengths(task: str, low: int, high: int) -> npt.NDArray[np.int64]:
-    return sampler_of(task).covered_lengths(low, high)
+def _stream(config: TrialConfig, what: str, *position: int) -> np.random.Generator:
+    """Return the generator of the strings for ``what``; equal languages share theirs."""
+    name = f"{what}/{find_task(config.task).identity}/{config.sampling}"
+    return random_stream(config.seed, name, *position)
 
 
 def training_batch(config: TrialConfig, step: int) -> Batch:
     """Return the batch of optimiser step ``step``, counted from 0.
 
-    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths and shared
-    out evenly over the ``batch_size`` strings.
+    ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths, as far as
+    the curriculum has come, and shared out evenly over the ``batch_size`` strings.
     """
     train = config.train
-    rng = random_stream(config.seed, f"data/{config.task}/{config.sampling}", step)
-    usable = _training_lengths(config.task, train.min_length, train.max_length)
+    rng = _stream(config, "data", step)
+    usable = _training_lengths(config.task, config.sampling, train.min_length, train.max_length)
+    if train.curriculum is not None:
+        # one length at least, where the first ones are too short for the task
+        usable = usable[: max(1, int((usable <= longest_length(train, step)).sum()))]
     drawn = rng.choice(usable, train.lengths_per_batch)
     lengths = np.repeat(drawn, train.batch_size // train.lengths_per_batch)
-    return _draw(config.task, lengths, rng)
+    return _draw(config, lengths, rng)
+
+
+def longest_length(train: TrainConfig, step: int) -> int:
+    """Return the longest length that optimiser step ``step``, counted from 0, may draw."""
+    curriculum = train.curriculum
+    if curriculum is None:
+        return train.max_length
+    num_doublings = math.ceil(math.log2(train.max_length / curriculum.start_length))
+    duration = curriculum.share * train.steps
+    if step >= duration:
+        return train.max_length
+    return min(train.max_length, curriculum.start_length << int(step * num_doublings / duration))
 
 
 def validation_batch(config: TrialConfig, num_strings: int) -> Batch:
     """Return in-distribution strings that training does not draw, lengths uniform."""
     train = config.train
-    rng = random_stream(config.seed, f"validation/{config.task}/{config.sampling}")
-    usable = _training_lengths(config.task, train.min_length, train.max_length)
-    return _draw(config.task, rng.choice(usable, num_strings), rng)
+    rng = _stream(config, "validation")
+    usable = _training_lengths(config.task, config.sampling, train.min_length, train.max_length)
+    return _draw(config, rng.choice(usable, num_strings), rng)
 
 
 def evaluation_block_size(length: int, num_strings: int) -> int:
@@ -87,8 +103,8 @@ def evaluation_block(
     config: TrialConfig, length: int, eval_seed: int, block: int, size: int
 ) -> Batch:
     """Return strings number ``block * size`` to ``(block + 1) * size`` of one test length."""
-    rng = _evaluation_rng(config, length, eval_seed, block)
-    return _draw(config.task, np.full(size, length, dtype=np.int64), rng)
+    rng = _stream(config, "evaluation", eval_seed, length, block)
+    return _draw(config, np.full(size, length, dtype=np.int64), rng)
 
 
 def evaluation_stream(
@@ -107,21 +123,14 @@ def evaluation_stream(
     Returns:
         labels int64 [B], and tokens int64 [B, piece], the last ones what is left.
     """
-    rng = _evaluation_rng(config, length, eval_seed, block)
-    labels, pieces = sampler_of(config.task).stream(length, size, rng, piece)
+    rng = _stream(config, "evaluation", eval_seed, length, block)
+    labels, pieces = sampler_of(config.task, config.sampling).stream(length, size, rng, piece)
     tokens = (torch.from_numpy(part.astype(np.int64)) for part in pieces)
     return torch.from_numpy(labels), tokens
 
 
-def _evaluation_rng(
-    config: TrialConfig, length: int, eval_seed: int, block: int
-) -> np.random.Generator:
-    name = f"evaluation/{config.task}/{config.sampling}"
-    return random_stream(config.seed, name, eval_seed, length, block)
-
-
-def _draw(task: str, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    tokens, labels = sampler_of(task).sample(lengths, rng)
+def _draw(config: TrialConfig, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    tokens, labels = sampler_of(config.task, config.sampling).sample(lengths, rng)
     return Batch(
         torch.from_numpy(tokens.astype(np.int64)),
         torch.from_numpy(lengths.astype(np.int64)),

@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -19,8 +18,8 @@ from ldru_study.results.facts import Facts
 from ldru_study.spec.plan import PlannedTrial, Question, StudyPlan
 from ldru_study.spec.study import ResourcesConfig, StudySpec
 from ldru_study.spec.trial import TrialConfig
-from ldru_study.tasks.registry import find_task
 from ldru_study.training.calibrate import CalibrationError, Cost, calibrate
+from ldru_study.training.prediction import Prediction, keep_prediction, shape_of
 
 RECORDED, MEASURED, UNKNOWN = "recorded", "measured", "unknown"
 
@@ -63,7 +62,8 @@ def estimate_plan(
     """Estimate what is left of a study on this machine.
 
     Shapes that the store has no times of are measured side by side, as many as would run at once,
-    so that they get in each other's way as the trials would.
+    so that they get in each other's way as the trials would. What was measured is kept in the
+    store, where the first steps of a trial are compared with it.
 
     Args:
         spec: a valid study.
@@ -73,8 +73,11 @@ def estimate_plan(
 
     Raises:
         SpecError: this machine cannot run a single trial.
+        StoreError: what was measured cannot be kept.
     """
-    at_once = min(_at_once(spec), max(1, len(plan.to_run)))
+    workers = max((trial.config.train.workers for trial in plan.to_run), default=1)
+    places = _places(spec, workers)
+    at_once = min(places // workers, max(1, len(plan.to_run)))
     recorded = _recorded(facts, spec.file.resources)
     known = {
         trial.trial_id: statistics.median(times)
@@ -82,12 +85,21 @@ def estimate_plan(
         if (times := recorded.get((_cell(trial.config), frozenset(trial.missing))))
     }
     others = [trial for trial in plan.to_run if trial.trial_id not in known]
-    cost_of = _costs(spec, others, at_once, announce)
+    # every worker is measured by itself, in the company that it will have
+    cost_of = _costs(spec, others, at_once * workers, announce)
+    for trial in others:
+        if cost := cost_of[trial.trial_id]:
+            prediction = Prediction(cost.steps_s, cost.memory_mib, socket.gethostname())
+            keep_prediction(facts.store, trial.config, prediction)
     seconds: dict[str, tuple[float | None, str]] = {
         trial_id: (time, RECORDED) for trial_id, time in known.items()
     }
     seconds |= {trial.trial_id: _seconds(trial, cost_of[trial.trial_id]) for trial in others}
-    sizes = [cost.process_mib + cost.memory_mib for cost in cost_of.values() if cost]
+    sizes = [
+        trial.config.train.workers * (cost.process_mib + cost.memory_mib)
+        for trial in others
+        if (cost := cost_of[trial.trial_id])
+    ]
     in_order = [seconds[trial.trial_id][0] or 0.0 for trial in _in_order(spec, plan)]
     return Estimate(
         cells=tuple(_cell_estimates(plan, seconds, cost_of)),
@@ -97,15 +109,20 @@ def estimate_plan(
     )
 
 
-def _at_once(spec: StudySpec) -> int:
+def _places(spec: StudySpec, workers: int) -> int:
+    """Return how many workers this machine has room for, if it is a trial at least."""
     resources = spec.file.resources
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     limits = []
     for field, here in (("cpus", cpus), ("gpus", torch.cuda.device_count())):
         wanted = getattr(resources, field)
-        if wanted > here:
-            problem = f"resources.{field}: a trial wants {wanted:g}, this machine has {here}."
+        if wanted * workers > here:
+            each = f" ({workers} workers x {wanted:g})" if workers > 1 else ""
+            problem = (
+                f"resources.{field}: a trial wants {wanted * workers:g}{each}, "
+                f"this machine has {here}."
+            )
             advice = "Lower it, or estimate on the machine that is to run it."
             raise SpecError(spec.name, [f"{problem} {advice}"])
         if wanted:
@@ -116,17 +133,7 @@ def _at_once(spec: StudySpec) -> int:
 
 def _cell(config: TrialConfig) -> str:
     """Return what the trials of a cell have in common, in every study."""
-    return _without_seed(config.model_dump(mode="json"))
-
-
-def _without_seed(config: dict[str, Any]) -> str:
-    return json.dumps(config | {"seed": None}, sort_keys=True)
-
-
-def _shape(config: TrialConfig) -> str:
-    """Return what decides the cost of a trial: of its task, only the sizes."""
-    task, parts = find_task(config.task), config.model_dump(mode="json")
-    return json.dumps([parts["model"], parts["train"], task.num_symbols, task.num_classes])
+    return json.dumps(config.model_dump(mode="json") | {"seed": None}, sort_keys=True)
 
 
 def _recorded(
@@ -143,14 +150,17 @@ def _recorded(
     attempts = facts.attempts.to_pylist()
     configs = {row["attempt_id"]: row["config"] for row in attempts if row["event"] == "start"}
     first = {attempts[0] for attempts in facts.started.values()}
-    here = (socket.gethostname(), resources.cpus, resources.gpus)
     found: dict[tuple[str, frozenset[Question]], list[float]] = {}
     for row in attempts:
         attempt_id = row["attempt_id"]
         is_whole = row["state"] == "done" and attempt_id in first and attempt_id in configs
-        if is_whole and (row["host"], row["cpus"], row["gpus"]) == here:
-            cell = _without_seed(json.loads(configs[attempt_id]))
-            key = (cell, frozenset(answered.get(attempt_id, ())))
+        if not is_whole or row["host"] != socket.gethostname():
+            continue
+        # read as today's: fields that it was written without have their defaults
+        config = TrialConfig.model_validate_json(configs[attempt_id])
+        workers = config.train.workers
+        if (row["cpus"], row["gpus"]) == (resources.cpus * workers, resources.gpus * workers):
+            key = (_cell(config), frozenset(answered.get(attempt_id, ())))
             found.setdefault(key, []).append(row["seconds"])
     return found
 
@@ -165,7 +175,7 @@ def _costs(
     resources = spec.file.resources
     shapes: dict[str, list[PlannedTrial]] = {}
     for trial in trials:
-        shapes.setdefault(_shape(trial.config), []).append(trial)
+        shapes.setdefault(shape_of(trial.config), []).append(trial)
 
     def measured(alike: Sequence[PlannedTrial]) -> Cost:
         return calibrate(

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from ldru_study.models.registry import begin_stream, can_stream
 from ldru_study.spec.plan import Question
 from ldru_study.spec.trial import TrialConfig
+from ldru_study.tasks.samplers import sampler_of
 from ldru_study.training.batches import (
     Batch,
     evaluation_block,
     evaluation_block_size,
     evaluation_stream,
-    sampler_of,
 )
 from ldru_study.training.memory import halved, in_parts
 from ldru_study.training.training import score
@@ -86,7 +86,7 @@ def evaluate(
         question,
         multiple=length / config.train.max_length,
         num_correct=sum(correct for _, correct in scores),
-        chance=sampler_of(config.task).chance(length),
+        chance=sampler_of(config.task, config.sampling).chance(length),
         loss=sum(loss for loss, _ in scores) / num_total,
         seconds=time.monotonic() - start,
     )

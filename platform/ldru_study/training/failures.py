@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 OUT_OF_MEMORY = "out_of_memory"
 DIVERGED = "diverged"
 WORKER_DIED = "worker_died"
@@ -12,6 +10,8 @@ PREEMPTED = "preempted"
 INTERRUPTED = "interrupted"
 DAMAGED = "damaged"
 TIMED_OUT = "timed_out"
+# its rows could not be written: a full disk, or an object store that was away for too long
+STORE = "store"
 BUG = "bug"
 
 # the CPU allocator and the operating system raise plain errors; only their words tell
@@ -37,12 +37,32 @@ class TimedOutError(Exception):
     """An attempt took longer than it may; what it did is kept."""
 
 
+class WorkerLostError(Exception):
+    """A process that trains with others is gone, or lacks memory: all begin again elsewhere.
+
+    Args:
+        cause: for the record, if nobody tries again.
+        message: the same in words.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        self.cause, self.message = cause, message
+        # all arguments, so that it survives the way to another process
+        super().__init__(cause, message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class DamagedError(ValueError):
     """A checkpoint that cannot be read, or that belongs to another trial."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory ran out, on a GPU or on the CPU."""
+    # drivers need the causes above, and not the seconds that this takes
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _MEMORY_WORDS)

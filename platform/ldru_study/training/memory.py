@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,6 +13,7 @@ from ldru_study.training.batches import Batch
 from ldru_study.training.failures import NoMemoryError, is_out_of_memory
 
 _Result = TypeVar("_Result")
+_MIB = 2**20
 
 
 def in_parts(
@@ -68,3 +71,19 @@ def release() -> None:
     """
     # does nothing where no GPU is used
     torch.cuda.empty_cache()
+
+
+def peak_mib(device: torch.device) -> float:
+    """Return the most memory in MiB that this process has held, or its tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _MIB
+    status = Path("/proc/self/status")
+    if status.exists():
+        # not getrusage: there a child begins with its parent's peak
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    import resource
+
+    # kilobytes on other systems but macOS, which counts bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _MIB

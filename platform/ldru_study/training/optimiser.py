@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -10,13 +11,13 @@ from torch import nn
 from ldru_study.spec.trial import TrainConfig
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW, or its AMSGrad variant, over every parameter of ``model``.
+def build_optimizer(parameters: Iterable[nn.Parameter], train: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW, or its AMSGrad variant, over all ``parameters``.
 
     Source: Loshchilov & Hutter 2019 (AdamW); Reddi et al. 2018 (AMSGrad).
     """
     return torch.optim.AdamW(
-        model.parameters(),
+        parameters,
         lr=train.learning_rate,
         weight_decay=train.weight_decay,
         amsgrad=train.optimizer == "amsgrad",

@@ -6,28 +6,36 @@ streams: a training restored from `Training.state` continues to the same bits on
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldru_study.models.registry import associativity_defect, build_model
+from ldru_study.models.registry import (
+    associativity_defect,
+    associativity_penalty,
+    build_model,
+    level_norms,
+    recompute_layers,
+    share_strings,
+)
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.streams import random_stream
 from ldru_study.training.batches import Batch, training_batch, validation_batch
-from ldru_study.training.failures import DamagedError, DivergedError
-from ldru_study.training.memory import halved, in_parts, release
-from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
+from ldru_study.training.checkpoint import dump, dump_weights, load
+from ldru_study.training.engine import DTYPES, build_engine
+from ldru_study.training.failures import DivergedError
+from ldru_study.training.memory import halved, in_parts, peak_mib, release
+from ldru_study.training.optimiser import learning_rate_at
+from ldru_study.training.ranks import arrange
 
 _LARGEST_SEED = 2**63
+# as many tell how large states and gradients are
+_NUM_NORM_STRINGS = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Metrics:
     """The state of a training after ``step`` optimiser steps; a row of the table ``metrics``.
 
     Losses are mean cross-entropies in nats; ``seconds`` counts training only, over all attempts.
+    ``level_state_norms`` and ``level_gradient_norms`` have a number per level of a tree, leaves
+    first: do states and gradients get through it?
     """
 
     step: int
@@ -46,6 +56,8 @@ class Metrics:
     gradient_norm: float
     associativity_defect: float | None
     seconds: float
+    level_state_norms: list[float] | None = None
+    level_gradient_norms: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +71,19 @@ class StepResult:
 
 @dataclass
 class Training:
-    """A model in training.
+    """A model in training, in one process or as one of several that train it together.
+
+    With several, all of them call every method that takes a step, measures, saves or restores.
 
     Args:
         config: what is trained.
         device: where.
-        micro_batch_size: strings that go through the model at once, fewer than the batch has;
-            None for the whole batch. It changes no gradient but by rounding, and is halved
-            whenever memory runs out.
+        micro_batch_size: strings that go through the model at once, fewer than this process has
+            of each batch; None for all of them. It changes no gradient but by rounding, and is
+            halved whenever memory runs out where the process is alone.
+
+    Raises:
+        EngineError: the engine cannot be had here.
     """
 
     config: TrialConfig
@@ -81,13 +98,36 @@ class Training:
     is_moving: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.model = new_model(self.config).to(self.device)
-        self.optimizer = build_optimizer(self.model, self.config.train)
+        train = self.config.train
+        self._held_mib = peak_mib(self.device)
+        self.ranks = arrange(train, self.device)
+        if train.engine.gradient_accumulation > 1:
+            size = train.strings_at_once
+            self.micro_batch_size = min(size, self.micro_batch_size or size)
+        self.engine = build_engine(self._new_model, train, self.device, self.ranks)
+
+    def _new_model(self) -> nn.Module:
+        model = new_model(self.config)
+        share_strings(model, self.ranks.sequence_group)
+        if self.config.train.engine.activation_checkpointing:
+            recompute_layers(model)
+        return model
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, with weights in the precision of the training."""
+        return self.engine.model
 
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.config.train.steps
+
+    def advance_towards(self, step: int) -> None:
+        """Take one step; other ways to train may take several, none beyond ``step``."""
+        begun = time.monotonic()
+        self.advance()
+        self.seconds += time.monotonic() - begun
 
     def advance(self) -> StepResult:
         """Take one optimiser step.
@@ -96,24 +136,25 @@ class Training:
             DivergedError: the loss or the gradient norm is not finite; the weights have not moved.
             NoMemoryError: memory runs out even for one string at a time; the same holds.
         """
-        train = self.config.train
-        rate = learning_rate_at(self.step, train)
-        set_learning_rate(self.optimizer, rate)
-        batch = training_batch(self.config, self.step).to(self.device)
-        loss = self._gradient(batch)
-        limit = float("inf") if train.clip_norm is None else train.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        result = StepResult(float(loss), float(norm), rate)
-        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-            raise DivergedError(
-                f"step {self.step + 1}: loss {result.loss}, gradient norm {result.gradient_norm}. "
-                "Lower train.learning_rate, lengthen train.warmup or set train.clip_norm."
-            )
+        rate = learning_rate_at(self.step, self.config.train)
+        batch = self.ranks.part(training_batch(self.config, self.step)).to(self.device)
+        loss = float(self._gradient(batch))
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss {loss}")
         self.is_moving = True
-        self.optimizer.step()
-        self.step, self.last = self.step + 1, result
+        norm = self.engine.step(rate)
+        if not math.isfinite(norm) and not self.engine.has_skipped:
+            self.is_moving = False
+            raise self._diverged(f"loss {loss}, gradient norm {norm}")
+        self.step, self.last = self.step + 1, StepResult(loss, norm, rate)
         self.is_moving = False
-        return result
+        return self.last
+
+    def _diverged(self, found: str) -> DivergedError:
+        return DivergedError(
+            f"step {self.step + 1}: {found}. "
+            "Lower train.learning_rate, lengthen train.warmup or set train.clip_norm."
+        )
 
     def _gradient(self, batch: Batch) -> Tensor:
         """Give every weight its gradient of the mean loss over ``batch``; return that loss."""
@@ -122,34 +163,46 @@ class Training:
             try:
                 return self._accumulated(batch, size)
             except (RuntimeError, MemoryError) as error:
+                if self.ranks.size > 1:
+                    # the others wait for this one: all must begin again
+                    raise
                 self.micro_batch_size = halved(size, error, batch)
             # part of the gradient may have been added up already
-            self.optimizer.zero_grad()
+            self.engine.zero_grad()
             release()
 
     def _accumulated(self, batch: Batch, size: int) -> Tensor:
         # dropout draws from torch's own generator: put it at this step's place
-        noise = random_stream(self.config.seed, "dropout", self.step)
+        place = (self.step, self.ranks.data) if self.ranks.data else (self.step,)
+        noise = random_stream(self.config.seed, "dropout", *place)
         torch.manual_seed(int(noise.integers(_LARGEST_SEED)))
         self.model.train()
-        self.optimizer.zero_grad()
+        self.engine.zero_grad()
         num_strings = len(batch.labels)
         losses = []
         for start in range(0, num_strings, size):
             part = batch.part(start, start + size)
-            loss = F.cross_entropy(self.model(part.tokens, part.lengths), part.labels)
+            logits = self.engine.forward(part.tokens, part.lengths)
+            loss = F.cross_entropy(logits.float(), part.labels)
             # a mean over the whole batch is the sum of its parts' means by their shares
-            share = loss * (len(part.labels) / num_strings)
-            share.backward()  # type: ignore[no-untyped-call]
-            losses.append(share.detach())
-        return torch.stack(losses).sum()
+            weight = len(part.labels) / num_strings
+            losses.append(loss.detach() * weight)
+            if penalty := self.config.train.associativity_penalty:
+                loss = loss + penalty * associativity_penalty(self.model, part.tokens, part.lengths)
+            self.engine.backward(loss * weight, is_last=start + size >= num_strings)
+        mean = torch.stack(losses).sum()
+        self.ranks.average([mean])
+        return mean
 
     def measure(self, last: StepResult, num_strings: int) -> Metrics:
         """Validate in distribution and add the result to ``history``."""
         batch = validation_batch(self.config, num_strings).to(self.device)
+        model = self.engine.scoring_model()
         # what fits in training fits without gradients
         size = self.micro_batch_size or num_strings
-        scores, _ = in_parts(lambda part: score(self.model, part), batch, size)
+        scores, _ = in_parts(lambda part: score(model, part), batch, size)
+        some = batch.part(0, _NUM_NORM_STRINGS)
+        norms = level_norms(model, some.tokens, some.lengths, some.labels) or (None, None)
         measured = Metrics(
             step=self.step,
             train_loss=last.loss,
@@ -158,16 +211,25 @@ class Training:
             validation_num_total=num_strings,
             learning_rate=last.learning_rate,
             gradient_norm=last.gradient_norm,
-            associativity_defect=associativity_defect(self.model, batch.tokens, batch.lengths),
+            associativity_defect=associativity_defect(model, batch.tokens, batch.lengths),
             seconds=self.seconds,
+            level_state_norms=norms[0],
+            level_gradient_norms=norms[1],
         )
         self.history.append(measured)
         return measured
 
     def state(self) -> bytes:
-        """Return everything that continuing needs, as one safetensors file without pickle."""
-        tensors = {f"model/{name}": value for name, value in self.model.state_dict().items()}
-        for number, values in self.optimizer.state_dict()["state"].items():
+        """Return everything that continuing needs, as one safetensors file without pickle.
+
+        Whoever continues may have another engine, or other workers. Only rank 0 returns it; the
+        other ranks take part and return nothing.
+        """
+        weights, moments = self.engine.weights(), self.engine.optimizer_state()
+        if self.ranks.rank:
+            return b""
+        tensors = {f"model/{name}": value for name, value in weights.items()}
+        for number, values in moments.items():
             tensors |= {f"optimizer/{number}/{key}": value for key, value in values.items()}
         about = {
             "trial_id": self.config.trial_id,
@@ -177,7 +239,12 @@ class Training:
             "last": asdict(self.last) if self.last else None,
             "micro_batch_size": self.micro_batch_size,
         }
-        return _dump(tensors, about)
+        return dump(tensors, about)
+
+    def weights(self) -> bytes:
+        """Return the trained weights, see `dump_weights`; as `state`, of rank 0 only."""
+        weights = self.engine.weights()
+        return b"" if self.ranks.rank else dump_weights(weights, self.config)
 
     def restore(self, state: bytes) -> None:
         """Continue from what `state` returned; of the two micro-batches the smaller one holds.
@@ -185,8 +252,8 @@ class Training:
         Raises:
             DamagedError: the bytes are damaged or belong to another trial.
         """
-        tensors, about = _load(state, self.config)
-        groups: dict[int, dict[str, Tensor]] = {}
+        tensors, about = load(state, self.config)
+        moments: dict[int, dict[str, Tensor]] = {}
         weights = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition("/")
@@ -194,10 +261,8 @@ class Training:
                 weights[rest] = value
             else:
                 number, key = rest.split("/")
-                groups.setdefault(int(number), {})[key] = value
-        self.model.load_state_dict(weights)
-        groups_now = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": groups, "param_groups": groups_now})
+                moments.setdefault(int(number), {})[key] = value
+        self.engine.load(weights, moments)
         self.step, self.seconds = int(about["step"]), float(about["seconds"])
         self.history = [Metrics(**row) for row in about["history"]]
         # a state from before these were kept was written after the measurement, with whole batches
@@ -205,6 +270,14 @@ class Training:
             self.last = StepResult(**last)
         sizes = (self.micro_batch_size, about.get("micro_batch_size"))
         self.micro_batch_size = min((size for size in sizes if size), default=None)
+
+    def memory_mib(self) -> float:
+        """Return the most memory that this process has held, above what it held before, in MiB."""
+        return max(0.0, peak_mib(self.device) - self._held_mib)
+
+    def close(self) -> None:
+        """Give back what the engine holds; nothing else may be called afterwards."""
+        self.engine.close()
 
 
 def new_model(config: TrialConfig) -> nn.Module:
@@ -227,52 +300,13 @@ def score(model: nn.Module, batch: Batch) -> tuple[float, int]:
         return float(loss), int((logits.argmax(1) == batch.labels).sum())
 
 
-def dump_weights(model: nn.Module, config: TrialConfig) -> bytes:
-    """Return a model's weights as a safetensors file that carries its trial's configuration."""
-    about = {"trial_id": config.trial_id, "config": config.model_dump(mode="json")}
-    return _dump(model.state_dict(), about)
-
-
 def load_weights(data: bytes, config: TrialConfig, device: torch.device) -> nn.Module:
-    """Return the trial's model with the weights of `dump_weights`.
+    """Return the trial's model with the weights of `dump_weights`, in the trial's precision.
 
     Raises:
         DamagedError: the bytes are damaged or belong to another trial.
     """
-    tensors, _ = _load(data, config)
+    tensors, _ = load(data, config)
     model = new_model(config)
     model.load_state_dict(tensors)
-    return model.to(device)
-
-
-def _dump(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
-    plain = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    sealed = {"about": about, "sha256": _digest(plain, about)}
-    data: bytes = safetensors.torch.save(plain, {"ldru_study": json.dumps(sealed)})
-    return data
-
-
-def _load(data: bytes, config: TrialConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        tensors = safetensors.torch.load(data)
-        # the library reads tensors from bytes, and metadata only from files: take the header here
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        sealed = json.loads(header["__metadata__"]["ldru_study"])
-        about: dict[str, Any] = sealed["about"]
-        is_whole = sealed["sha256"] == _digest(tensors, about)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"it is damaged ({error})") from error
-    if not is_whole:
-        raise DamagedError("it is damaged (its content does not match its checksum)")
-    if about["trial_id"] != config.trial_id:
-        raise DamagedError(f"it is of trial {about['trial_id']}, wanted {config.trial_id}")
-    return tensors, about
-
-
-def _digest(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    """Return the SHA-256 of all content: a flipped bit is damage, not another model."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return model.to(device, DTYPES[config.train.engine.precision])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from ldru_study.spec.plan import Question
 from ldru_study.spec.trial import TrialConfig
+from ldru_study.training.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Work:
     ``cpus`` and ``gpus`` are what the trial takes, for the record. ``micro_batch_size`` is the
     most strings that go through the model at once in training, None for the whole batch; the
     attempt lowers it by itself when memory runs out. ``trial_timeout_s`` bounds one attempt. At
-    ``report_steps`` the attempt validates and reports, whatever the time.
+    ``report_steps`` the attempt validates and reports, whatever the time. ``prediction`` is what
+    its first steps are compared with.
     """
 
     config: TrialConfig
@@ -38,6 +40,7 @@ class Work:
     micro_batch_size: int | None = None
     trial_timeout_s: float | None = None
     report_steps: tuple[int, ...] = ()
+    prediction: Prediction | None = None
 
     def to_json(self) -> str:
         """Return the order as text, for a worker elsewhere."""
@@ -50,6 +53,9 @@ class Work:
         raw["config"] = TrialConfig.model_validate(raw["config"])
         raw["questions"] = tuple(Question(**question) for question in raw["questions"])
         raw["report_steps"] = tuple(raw["report_steps"])
+        if raw["prediction"] is not None:
+            steps_s = tuple((length, time) for length, time in raw["prediction"].pop("steps_s"))
+            raw["prediction"] = Prediction(steps_s, **raw["prediction"])
         return cls(**raw)
 
 
@@ -59,7 +65,7 @@ class Progress:
 
     ``validation_accuracy`` is None before the first validation. ``at_rung`` says that ``step`` is
     one of the order's ``report_steps``; only then is ``validation_loss`` given, and the training
-    curve up to there is in the store.
+    curve up to there is in the store. ``note`` is worth telling whoever watches, once.
     """
 
     step: int
@@ -68,6 +74,7 @@ class Progress:
     validation_loss: float | None = None
     at_rung: bool = False
     attempt_id: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

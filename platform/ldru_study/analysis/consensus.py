@@ -1,0 +1,396 @@
+"""The verdict on a cell from all of its seeds at once: one shape, a threshold for each seed.
+
+A seed of 64 strings a length often cannot tell alone how it fails; ten of them can, as long as
+nobody forces them onto one curve. `judge_jointly` fits the shape that they share and the
+distribution of their half multiples, and answers where the median seed is half way to chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from ldru_study.analysis.bracket import find_bracket
+from ldru_study.analysis.counts import Floats, LengthCurve
+from ldru_study.analysis.curves import BETA, LAPSE, RHO, SCALE, Cells, Family, survival
+from ldru_study.analysis.evidence import Evidence, gather
+from ldru_study.analysis.failure import UNKNOWN, Estimate, log_span, sharpness
+from ldru_study.analysis.fits import optimise
+from ldru_study.analysis.joint import LAPSE_MEAN, JointFits, fit_jointly, refit_with, stack_seeds
+from ldru_study.analysis.judge import judge_curves
+from ldru_study.analysis.profiles import crossings, middle_of_top
+from ldru_study.analysis.thresholds import Thresholds, interval_cut, profile_medians
+from ldru_study.analysis.verdict import DEFAULTS, Kind, VerdictSettings, times, unlearned_reason
+
+# BICs nearer than this do not decide
+_CLOSE = 2.0
+# M0: lapse, rho; M1: also median and scatter of the half multiples; M2: also beta
+_NUM_PARAMETERS: dict[Family, int] = {"holds": 2, "gradual": 4, "weibull": 5}
+# steeper candidates than this differ from it on no grid of lengths
+_STEEPEST = 60.0
+# a seed further from the others than this many standard deviations is of another kind
+_FAR = 3.0
+_LEAST_SCATTER = 0.1
+_CELLS_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class JointVerdict:
+    """What all seeds of a cell say about how they fail.
+
+    Args:
+        kind: of the cell; where its seeds are of several kinds, of most of them.
+        reason: one sentence.
+        half_multiple: where the median seed is half way between plateau and chance. Its upper end
+            may lie beyond the tested lengths: it then follows from the shape.
+        failure_multiples: where the median seed's chance-corrected excess falls to each level.
+        scatter: standard deviation of the natural logarithms of the seeds' half multiples.
+        sharpness: W = m10/m90 of a single seed, at the optimum.
+        lapse: distance of the plateau from perfect.
+        rho: overdispersion.
+        left_out: seeds of another kind than the cell, which do not enter its numbers.
+    """
+
+    kind: Kind
+    reason: str
+    half_multiple: Estimate = UNKNOWN
+    failure_multiples: Mapping[float, Estimate] = field(default_factory=dict)
+    scatter: float | None = None
+    sharpness: float | None = None
+    lapse: float | None = None
+    rho: float | None = None
+    left_out: Mapping[int, Kind] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The fits of one cell.
+
+    Args:
+        curves: its seeds, on informative lengths.
+        bic: of each family.
+        best: number of the best candidate of each failing family.
+        parameters: of each candidate and seed, [J, S, 4]; the last candidate is M1.
+        mu: the median half multiples that were tried, as natural logarithms, [Q].
+        values: log likelihood of each candidate there, with the prior of the lapse, [J, Q].
+        scatters: of each candidate, [J].
+        seeds: logarithms of the seeds' half multiples under each candidate, [J, S].
+        lapse_errors: standard errors of the square root of the lapse, [J].
+        lapse_slopes: change of a half multiple's logarithm with it, mean over the seeds, [J].
+    """
+
+    curves: tuple[LengthCurve, ...]
+    bic: Mapping[Family, float]
+    best: Mapping[Family, int]
+    parameters: Floats
+    mu: Floats
+    values: Floats
+    scatters: Floats
+    seeds: Floats
+    lapse_errors: Floats
+    lapse_slopes: Floats
+
+    @property
+    def last(self) -> float:
+        """The longest multiple."""
+        return max(float(curve.multiples[-1]) for curve in self.curves)
+
+
+def judge_jointly(
+    groups: Sequence[Sequence[LengthCurve]],
+    settings: VerdictSettings = DEFAULTS,
+    *,
+    levels: Sequence[float] | None = None,
+) -> list[JointVerdict]:
+    """Judge each group of seeds by a shape that they share and a threshold of each.
+
+    Args:
+        groups: the curves of each cell; many at once are far faster than one by one.
+        settings: thresholds.
+        levels: excesses whose failure multiples are wanted; None: those of the settings.
+
+    Raises:
+        ValueError: a group is empty or mixes training lengths.
+
+    >>> import numpy as np
+    >>> from ldru_study.analysis.counts import LengthCurve
+    >>> lengths, total, chance = np.array([20, 40, 80, 160, 320]), np.full(5, 512), np.full(5, 0.5)
+    >>> seeds = [
+    ...     LengthCurve(0, 40, lengths, np.array([512, 511, 470, 300, 251]), total, chance),
+    ...     LengthCurve(1, 40, lengths, np.array([512, 512, 488, 322, 260]), total, chance),
+    ... ]
+    >>> (verdict,) = judge_jointly([seeds])
+    >>> verdict.kind, round(verdict.half_multiple.value, 1)
+    ('gradual', 3.2)
+    """
+    wanted = settings.levels if levels is None else tuple(levels)
+    evidence = [gather(group, settings.informative_chance) for group in groups]
+    verdicts: dict[int, JointVerdict] = {}
+    asked = []
+    for row, subject in enumerate(evidence):
+        if _is_learned(subject, settings):
+            asked.append(row)
+        else:
+            verdicts[row] = _unlearned(subject)
+    subjects = _fit([evidence[row].curves for row in asked], settings)
+    others = [_other_kinds(subject, settings) for subject in subjects]
+    again = [n for n, other in enumerate(others) if 0 < len(other) < len(subjects[n].curves) / 2]
+    rest = [[c for c in subjects[n].curves if c.seed not in others[n]] for n in again]
+    for n, refitted in zip(again, _fit(rest, settings), strict=True):
+        subjects[n] = refitted
+    for n, row in enumerate(asked):
+        own = _decide(subjects[n], settings, wanted)
+        verdict = _majority(subjects[n], others[n]) or own
+        kinds = {curve.seed: own.kind for curve in subjects[n].curves} | others[n]
+        if own.kind == "holds":
+            kinds |= _collapsed(subjects[n].curves, settings)
+        left = {seed: kinds[seed] for seed in sorted(kinds) if kinds[seed] != verdict.kind}
+        verdicts[row] = replace(verdict, left_out=left)
+    return [verdicts[row] for row in range(len(groups))]
+
+
+def _is_learned(subject: Evidence, settings: VerdictSettings) -> bool:
+    """Whether all seeds together, or most of them, reach the level of learning at <= 1x."""
+    if subject.excess is None or subject.excess >= settings.learned_level:
+        return subject.excess is not None
+    alone = [gather([curve], settings.informative_chance).excess for curve in subject.curves]
+    learned = sum(excess is not None and excess >= settings.learned_level for excess in alone)
+    return 2 * learned > len(alone)
+
+
+def _unlearned(subject: Evidence) -> JointVerdict:
+    kind, reason = unlearned_reason(subject)
+    return JointVerdict(kind, reason)
+
+
+def _fit(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings) -> list[_Subject]:
+    """Fit every family to each cell, and M2 with several values of beta."""
+    # in parts, so that a thousand cells need no more memory than a hundred
+    parts = [groups[n : n + _CELLS_AT_ONCE] for n in range(0, len(groups), _CELLS_AT_ONCE)]
+    return [subject for part in parts for subject in _fit_part(part, settings)]
+
+
+def _fit_part(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings) -> list[_Subject]:
+    whole, cells = Cells.stack(groups), stack_seeds(groups)
+    held, held_value = optimise(whole, "holds")
+    weibull, gradual = fit_jointly(cells, "weibull"), fit_jointly(cells, "gradual")
+    betas = _less_steep(weibull, cells, log_span() / np.log(settings.sharp_ratio))
+    fits = [weibull, *(refit_with(weibull, cells, beta) for beta in betas), gradual]
+    found = profile_medians(fits, cells)
+    return [_subject(row, groups[row], fits, found, (held, held_value)) for row in range(len(held))]
+
+
+def _subject(
+    row: int,
+    curves: Sequence[LengthCurve],
+    fits: Sequence[JointFits],
+    found: Sequence[Thresholds],
+    held: tuple[Floats, Floats],
+) -> _Subject:
+    parameters = np.stack([fit.parameters[row, : len(curves)] for fit in fits])
+    values = np.stack([one.log_likelihood[row] for one in found])
+    values -= parameters[:, :1, LAPSE] ** 2 / LAPSE_MEAN
+    peaks = values.max(1)
+    best: dict[Family, int] = {"weibull": int(peaks[:-1].argmax()), "gradual": len(peaks) - 1}
+    highest = {family: float(peaks[n]) for family, n in best.items()}
+    highest["holds"] = float(held[1][row] - held[0][row, LAPSE] ** 2 / LAPSE_MEAN)
+    log_n = np.log(sum(len(curve.lengths) for curve in curves))
+    return _Subject(
+        curves=tuple(curves),
+        bic={f: -2 * highest[f] + k * float(log_n) for f, k in _NUM_PARAMETERS.items()},
+        best=best,
+        parameters=parameters,
+        mu=found[0].mu[row],
+        values=values,
+        scatters=np.array([one.scatter[row] for one in found]),
+        seeds=np.stack([one.seeds[row, : len(curves)] for one in found]),
+        lapse_errors=np.array([np.sqrt(fit.covariance[row, 1, 1]) for fit in fits]),
+        lapse_slopes=np.array([fit.slopes[row, : len(curves), 1].mean() for fit in fits]),
+    )
+
+
+def _less_steep(weibull: JointFits, cells: Cells, cut: float) -> list[Floats]:
+    """Return other candidates for beta than the joint optimum, [4] of [C].
+
+    With a threshold for each seed the optimum is too steep: a step explains all seeds that fail
+    between the same two lengths. The candidates are judged with the thresholds integrated out.
+    They reach down to a deviance of about 9, taken as quadratic in the width 1 / beta of the fall,
+    or, where the fall is wide, to two standard errors on either side.
+    """
+    log_beta = weibull.parameters[:, 0, BETA]
+    at_cut = refit_with(weibull, cells, np.full(len(log_beta), cut))
+    lost = np.maximum(2 * (weibull.value - at_cut.value), 1e-9)
+    width = np.exp(-np.minimum(log_beta, np.log(_STEEPEST)))
+    widest = width + np.maximum(1 / cut - width, 0.0) * np.minimum(3 / np.sqrt(lost), 1.5)
+    error = np.clip(np.sqrt(weibull.covariance[:, 0, 0]), 0.03, 0.4)
+    is_steep = np.exp(log_beta) > 1.35 * cut
+    return [
+        np.where(
+            is_steep,
+            1 / (width + share * (widest - width)),
+            np.clip(np.exp(log_beta + step * error), 0.31, 900.0),
+        )
+        for share, step in ((0.2, -2.0), (0.4, -1.0), (0.7, 1.0), (1.0, 2.0))
+    ]
+
+
+def _name(subject: _Subject, family: Family, settings: VerdictSettings) -> Kind:
+    """Say what a family's optimum would be called: a slope that costs nothing is no failure."""
+    if family == "holds":
+        return "holds"
+    n = subject.best[family]
+    beta = float(np.exp(subject.parameters[n, 0, BETA]))
+    half = float(np.exp(subject.mu[subject.values[n].argmax()]))
+    if survival(np.array([subject.last]), half, beta)[0] >= settings.near_perfect:
+        return "holds"
+    return "sharp" if sharpness(beta) <= settings.sharp_ratio else "gradual"
+
+
+def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind]:
+    """Return the seeds that were never learned or hold, where the cell fails otherwise.
+
+    Such a seed is no far tail of the seeds that fail: it would only widen their distribution.
+    """
+    family = min(subject.bic, key=lambda name: subject.bic[name])
+    if _name(subject, family, settings) == "holds":
+        return {}
+    parameters = subject.parameters[subject.best[family]]
+    halves, beta = np.exp(parameters[:, SCALE]), float(np.exp(parameters[0, BETA]))
+    found: dict[int, Kind] = {}
+    failing = []
+    for curve, half in zip(subject.curves, halves, strict=True):
+        if half < curve.multiples[0]:
+            found[curve.seed] = "never_learned"
+        elif survival(curve.multiples[-1:], half, beta)[0] >= settings.near_perfect:
+            found[curve.seed] = "holds"
+        else:
+            failing.append(np.log(half))
+    if not failing:
+        return found
+    reach = _FAR * max(float(np.std(failing)), _LEAST_SCATTER)
+    near = np.exp([np.mean(failing) - reach, np.mean(failing) + reach])
+    # a seed that the others' scatter can explain is one of them
+    explained = {"holds": near[1] > subject.last, "never_learned": near[0] < 1}
+    return {seed: kind for seed, kind in found.items() if not explained[kind]}
+
+
+def _collapsed(curves: Sequence[LengthCurve], settings: VerdictSettings) -> dict[int, Kind]:
+    """Return the seeds that fail when judged alone.
+
+    A cell whose other seeds are faultless may hold, with such a seed as overdispersion.
+    """
+    level, confidence = settings.near_perfect, settings.confidence
+    fallen = [c for c in curves if find_bracket(c, level, confidence).fails_at is not None]
+    verdicts = judge_curves(fallen, settings, levels=())
+    return {
+        curve.seed: verdict.kind
+        for curve, verdict in zip(fallen, verdicts, strict=True)
+        if verdict.kind not in ("holds", "inconclusive")
+    }
+
+
+def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | None:
+    """Return the verdict where at least half of the seeds hold, or were never learned."""
+    total = len(subject.curves) + (len(others) if len(others) < len(subject.curves) / 2 else 0)
+    for kind in ("holds", "never_learned"):
+        count = sum(other == kind for other in others.values())
+        if 2 * count >= len({c.seed for c in subject.curves} | set(others)) and count:
+            words = "hold" if kind == "holds" else "were never learned"
+            beyond = Estimate(None, subject.last, None) if kind == "holds" else UNKNOWN
+            return JointVerdict(kind, f"{count} of {total} seeds {words}", beyond)
+    return None
+
+
+def _decide(subject: _Subject, settings: VerdictSettings, levels: Sequence[float]) -> JointVerdict:
+    order = sorted(subject.bic, key=lambda name: subject.bic[name])
+    family = order[0]
+    named = {name: _name(subject, name, settings) for name in order}
+    kind = named[family]
+    rival = next((name for name in order if named[name] != kind), None)
+    gap = np.inf if rival is None else subject.bic[rival] - subject.bic[family]
+    is_close = rival is not None and gap < _CLOSE
+    reason = f"no failure up to {times(subject.last)}"
+    if is_close and rival is not None:
+        reason = f"'{kind}' is ahead of '{named[rival]}' by a BIC of only {gap:.1f}"
+    if kind == "holds" or (is_close and rival is not None and named[rival] == "holds"):
+        # whether it fails at all is open, so where it fails is no question
+        beyond = Estimate(None, subject.last, None) if kind == "holds" else UNKNOWN
+        return JointVerdict("inconclusive" if is_close else kind, reason, beyond)
+    n = subject.best[family]
+    shared = subject.parameters[n, 0]
+    ratio = sharpness(float(np.exp(shared[BETA])))
+    if not is_close:
+        reason = f"falls {kind if kind == 'sharp' else 'gradual'}ly (W = {ratio:.3g})"
+    return JointVerdict(
+        kind="inconclusive" if is_close else kind,
+        reason=reason,
+        half_multiple=_multiple(subject, family, None, settings),
+        failure_multiples={x: _multiple(subject, family, x, settings) for x in levels},
+        scatter=float(subject.scatters[n]),
+        sharpness=ratio,
+        lapse=float(shared[LAPSE] ** 2),
+        rho=float(shared[RHO] ** 2),
+    )
+
+
+def _multiple(
+    subject: _Subject, family: Family, level: float | None, settings: VerdictSettings
+) -> Estimate:
+    """Return where the median seed's S is 1/2, or where its excess over chance is ``level``.
+
+    The value is the chosen family's: half way between the median of the fitted distribution and
+    the median of the seeds, for a scatter that is not log-normal. The interval is read off the
+    highest likelihood of any candidate, M1 among them, so that it covers the choice of the shape;
+    what the lapse adds is propagated from its standard error.
+    """
+    n = subject.best[family]
+    chance = _chance_at_failure(subject)
+    lapses = subject.parameters[:, 0, LAPSE] ** 2
+    betas = np.exp(subject.parameters[:, 0, BETA])
+    shifts, slopes = np.zeros(len(betas)), subject.lapse_slopes.copy()
+    if level is not None:
+        room = 1 - chance
+        if lapses[n] >= (1 - level) * room:
+            return UNKNOWN
+        # (1 - lapse / room) S = level; a plateau below the level has no crossing
+        g = np.log(np.maximum(1 - lapses / room, level * (1 + 1e-9)) / level)
+        shifts = np.log(g / np.log(2)) / betas
+        slopes -= 2 * np.sqrt(lapses) / ((room - lapses) * g * betas)
+    at = subject.mu + shifts[n]
+    values = np.stack(
+        [
+            np.interp(at - shift, subject.mu, row)
+            for shift, row in zip(shifts, subject.values, strict=True)
+        ]
+    )
+    rows = [len(values) - 1] if family == "gradual" else list(range(len(values) - 1))
+    own, every = values[rows].max(0), values.max(0)
+    num_counts = sum(len(curve.lengths) for curve in subject.curves)
+    spare = num_counts - _NUM_PARAMETERS[family]
+    cut = interval_cut(len(subject.curves), spare, settings.confidence)
+    low, high = crossings(at, _root_deviance(every), float(np.sqrt(cut)))
+    value = middle_of_top(at, _root_deviance(own))
+    centre = float(at[own.argmax()]) if value is None else value
+    if value is not None:
+        value = (value + float(np.median(subject.seeds[n])) + shifts[n]) / 2
+    extra = float(ndtri(0.5 + settings.confidence / 2) * abs(slopes[n]) * subject.lapse_errors[n])
+    last = np.log(subject.last)
+    return Estimate(
+        None if value is None or value > last else float(np.exp(value)),
+        None if low is None else float(np.exp(centre - np.hypot(max(centre - low, 0.0), extra))),
+        None if high is None else float(np.exp(centre + np.hypot(max(high - centre, 0.0), extra))),
+    )
+
+
+def _root_deviance(values: Floats) -> Floats:
+    return np.asarray(np.sqrt(np.maximum(2 * (values.max() - values), 0.0)))
+
+
+def _chance_at_failure(subject: _Subject) -> float:
+    """Return the chance at the length nearest to the median half multiple."""
+    mu = subject.mu[subject.values.max(0).argmax()]
+    curve = subject.curves[0]
+    return float(curve.chance[np.abs(np.log(curve.multiples) - mu).argmin()])

@@ -1,0 +1,378 @@
+"""The paper pack: tables, a figure, and for every number the SQL that it follows from.
+
+A number stands in a table only as the text of a `Claim`: a query over one study, and words for its
+one row. Checking asks the queries again, so that what no longer follows from the store is found.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ldru_study.analysis.collect import counts_of
+from ldru_study.analysis.failure import Estimate
+from ldru_study.analysis.latex import escape, table, typeset
+from ldru_study.analysis.plots import failure_figure
+from ldru_study.analysis.tables import accuracies, estimate, share
+from ldru_study.analysis.verdict import times
+from ldru_study.analysis.views import open_database
+from ldru_study.errors import NotFoundError, StudyError
+from ldru_study.results.query import Database, to_records
+from ldru_study.results.sql import QueryError
+from ldru_study.results.store import Store
+
+VERDICTS, CURVES, FIGURE, CLAIMS = (
+    "verdicts.tex",
+    "curves.tex",
+    "failure_curves.pdf",
+    "claims.json",
+)
+_Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry of a table and where it comes from.
+
+    Args:
+        file: the table.
+        cell: the cell of the study that it is about.
+        seed: the replicate; None for a cell as a whole.
+        column: head of its column.
+        sql: a query that returns one row.
+        values: that row.
+        text: how the row is written, LaTeX.
+    """
+
+    file: str
+    cell: str
+    seed: int | None
+    column: str
+    sql: str
+    values: _Row
+    text: str
+
+    @property
+    def where(self) -> str:
+        """Name the entry for a person."""
+        seed = "" if self.seed is None else f" seed {self.seed}"
+        return f"{self.file}: {self.cell}{seed}, '{self.column}'"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table: its head, what it selects of a view and how a row of that is written."""
+
+    head: str
+    select: tuple[str, ...]
+    write: Callable[[_Row], str]
+    align: str = "r"
+
+
+def _estimated(name: str) -> _Column:
+    names = (name, f"{name}_lower", f"{name}_upper")
+    return _Column(name, names, lambda row: estimate(Estimate(*(row[n] for n in names))))
+
+
+def _ranged(head: str, name: str) -> _Column:
+    low, high = f"{name}_min", f"{name}_max"
+
+    def write(row: _Row) -> str:
+        return "-" if row[low] is None else accuracies((row[low], row[high]))
+
+    return _Column(head, (low, high), write)
+
+
+def _plain(head: str, name: str, align: str = "l") -> _Column:
+    return _Column(head, (name,), lambda row: _word(row[name]), align)
+
+
+def _word(value: object) -> str:
+    return "-" if value is None else str(value).replace("_", " ")
+
+
+def _selection(row: _Row) -> str:
+    rules = {None: "as given", "search": "search", "oracle": "search on test lengths (oracle)"}
+    return rules[row["chosen_by"]]
+
+
+def _strings(row: _Row) -> str:
+    low, high = row["num_strings_min"], row["num_strings_max"]
+    return "-" if low is None else str(low) if low == high else f"{low} to {high}"
+
+
+def _bound(row: _Row) -> str:
+    if row["error_bound"] is None:
+        return "-"
+    return f"error < {100 * row['error_bound']:.2g} %"
+
+
+def _shares(row: _Row) -> str:
+    if not row["num_seeds"]:
+        return "-"
+    return f"{share(row['holds_share_lower'])} to {share(row['holds_share_upper'])}"
+
+
+def _named(column: _Column, head: str) -> _Column:
+    return _Column(head, column.select, column.write, column.align)
+
+
+_CONFIDENCE = _Column("Confidence", ("distinct confidence",), lambda row: share(row["confidence"]))
+_SHARPNESS = _Column(
+    "Sharpness W",
+    ("sharpness", "sharpness_lower", "sharpness_upper"),
+    # a ratio of lengths, no multiple of one
+    lambda row: estimate(Estimate(*row.values())).replace("x", ""),
+)
+_VERDICT_COLUMNS = (
+    _plain("Verdict", "verdict"),
+    _plain("Seeds", "num_seeds", "r"),
+    _Column("Strings", ("num_strings_min", "num_strings_max"), _strings),
+    _ranged("In distribution", "accuracy_in_distribution"),
+    _ranged("At 2x", "accuracy_at_2x"),
+    _ranged("At 3x", "accuracy_at_3x"),
+    _Column(
+        "Longest",
+        ("longest",),
+        lambda row: "-" if row["longest"] is None else times(row["longest"]),
+    ),
+    _named(_estimated("half_multiple"), "Half way to chance"),
+    _Column("Bound per length", ("error_bound",), _bound),
+    _Column("Share that holds", ("num_seeds", "holds_share_lower", "holds_share_upper"), _shares),
+    _Column("Selection", ("chosen_by",), _selection, "l"),
+)
+_CURVE_COLUMNS = (
+    _plain("Verdict", "verdict"),
+    _named(_estimated("half_multiple"), "Half way to chance"),
+    _SHARPNESS,
+    _Column(
+        "Bracket",
+        ("holds_at", "fails_at"),
+        lambda row: " to ".join(
+            "?" if row[name] is None else times(row[name]) for name in ("holds_at", "fails_at")
+        ),
+    ),
+)
+
+
+def write_pack(store: Store, study: str, folder: Path) -> list[Path]:
+    """Write the tables, the figure and `claims.json` of a study; the same store, the same bytes.
+
+    Raises:
+        NotFoundError: the store holds no such study, or no results of it.
+        StudyError: a file cannot be written.
+    """
+    database = open_database(store, [study])
+    files = _pack(database, study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise StudyError(f"{folder}: cannot be written: {error.strerror}.") from error
+    return [folder / name for name in files]
+
+
+def check_pack(store: Store, study: str, folder: Path) -> list[str]:
+    """Return what of a pack no longer follows from the store, one line each; [] when all does.
+
+    The figure is made of the same counts as the tables and is compared as a whole.
+
+    Raises:
+        NotFoundError: the store holds no such study, or the folder no pack of it.
+    """
+    database = open_database(store, [study])
+    claims = _read_claims(study, folder)
+    problems = [text for claim in claims if (text := _check(database, claim))]
+    if problems:
+        return problems
+    for name, data in _pack(database, study).items():
+        if not (folder / name).exists():
+            problems.append(f"{name}: is missing.")
+        elif (folder / name).read_bytes() != data:
+            problems.append(_difference(folder / name, data))
+    return problems
+
+
+def _read_claims(study: str, folder: Path) -> list[Claim]:
+    path = folder / CLAIMS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        claims = [Claim(**claim) for claim in content["claims"]]
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{path}: is missing. `ldru-study export {study} --latex {folder}` writes it."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{path}: is no file of `export` ({error}). Export again.") from error
+    if content.get("study") != study:
+        raise StudyError(f"{path}: is of study '{content.get('study')}', not of '{study}'.")
+    return claims
+
+
+def _check(database: Database, claim: Claim) -> str | None:
+    """Say what is wrong with one entry, or None: it follows from the store."""
+    try:
+        rows = to_records(database.sql(claim.sql))
+    except QueryError as error:
+        return f"{claim.where}: its SQL is refused ({error})."
+    if len(rows) != 1:
+        return f"{claim.where}: says {claim.text}; the store has nothing of it any more."
+    if rows[0] == claim.values:
+        return None
+    changes = ", ".join(
+        f"{name} {claim.values.get(name)} is now {value}"
+        for name, value in rows[0].items()
+        if claim.values.get(name) != value
+    )
+    return f"{claim.where}: says {claim.text}, but {changes}."
+
+
+def _difference(path: Path, data: bytes) -> str:
+    """Say where a file differs from what the store gives."""
+    if path.suffix == ".pdf":
+        return f"{path.name}: is not the figure of this store and this version. Export again."
+    found, wanted = path.read_bytes().splitlines(), data.splitlines()
+    for number, (one, other) in enumerate(zip(found, wanted, strict=False), 1):
+        if one != other:
+            shown = one.decode(errors="replace").strip()
+            return f"{path.name}: line {number} says {shown!r}, which is not what follows."
+    return f"{path.name}: has {len(found)} lines, {len(wanted)} follow from the store."
+
+
+def _pack(database: Database, study: str) -> dict[str, bytes]:
+    verdicts, curves = _verdict_table(database, study), _curve_table(database, study)
+    if verdicts is None:
+        raise NotFoundError(
+            f"{study}: no trial has been evaluated yet, so there is nothing to say."
+        )
+    files: dict[str, bytes] = {}
+    claims: list[Claim] = []
+    for found in (verdicts, curves):
+        if found is not None:
+            files[found[0]] = found[1].encode()
+            claims += found[2]
+    files[FIGURE] = _figure(database, study)
+    content = {"study": study, "claims": [asdict(claim) for claim in claims]}
+    files[CLAIMS] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
+    return files
+
+
+_Table = tuple[str, str, list[Claim]]
+
+
+def _verdict_table(database: Database, study: str) -> _Table | None:
+    keys = database.rows("select cell, task, label from verdicts where study = $study", study=study)
+    rows, claims = [], []
+    for key in keys:
+        where = f"study = {_quoted(study)} and cell = {_quoted(key['cell'])}"
+        found = _claims(
+            database, VERDICTS, "verdicts", _VERDICT_COLUMNS, (key["cell"], None, where)
+        )
+        claims += found
+        rows.append([escape(key["task"]), escape(key["label"]), *(claim.text for claim in found)])
+    if not any(claim.values.get("num_seeds") for claim in claims):
+        return None
+    every = ("all cells", None, f"study = {_quoted(study)}")
+    (confidence,) = _claims(database, VERDICTS, "verdicts", (_CONFIDENCE,), every)
+    claims.append(confidence)
+    text = _as_table(
+        ("Task", "Model"),
+        _VERDICT_COLUMNS,
+        rows,
+        caption=f"Study {escape(study)}: verdict of each cell, lowest and highest accuracy over "
+        "the seeds, and the multiple of the longest training length half way from plateau to "
+        "chance for all seeds together, with its profile likelihood interval. Bounds are exact "
+        f"and one-sided. Confidence of all: {confidence.text}.",
+        label=f"tab:{study}-verdicts",
+    )
+    return VERDICTS, text, claims
+
+
+def _curve_table(database: Database, study: str) -> _Table | None:
+    keys = database.rows(
+        "select cell, task, label, seed from curves where study = $study and seed is not null",
+        study=study,
+    )
+    if not keys:
+        return None
+    rows, claims = [], []
+    for key in keys:
+        where = (
+            f"study = {_quoted(study)} and cell = {_quoted(key['cell'])} and seed = {key['seed']}"
+        )
+        about = (key["cell"], key["seed"], where)
+        found = _claims(database, CURVES, "curves", _CURVE_COLUMNS, about)
+        claims += found
+        names = [escape(key["task"]), escape(key["label"]), str(key["seed"])]
+        rows.append([*names, *(claim.text for claim in found)])
+    text = _as_table(
+        ("Task", "Model", "Seed"),
+        _CURVE_COLUMNS,
+        rows,
+        caption=f"Study {escape(study)}: verdict of each seed, the multiple half way from plateau "
+        "to chance, the ratio of the multiples at which a tenth and nine tenths of the excess "
+        "over chance are left, and the last multiple that surely holds with the first that surely "
+        "fails.",
+        label=f"tab:{study}-curves",
+    )
+    return CURVES, text, claims
+
+
+def _claims(
+    database: Database,
+    file: str,
+    view: str,
+    columns: Sequence[_Column],
+    about: tuple[str, int | None, str],
+) -> list[Claim]:
+    cell, seed, where = about
+    claims = []
+    for column in columns:
+        sql = f"select {', '.join(column.select)} from {view} where {where}"
+        (values,) = to_records(database.sql(sql))
+        text = typeset(column.write(values))
+        claims.append(Claim(file, cell, seed, column.head, sql, values, text))
+    return claims
+
+
+def _as_table(
+    keys: Sequence[str],
+    columns: Sequence[_Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    label: str,
+) -> str:
+    # a column that is empty in every row says nothing
+    filled = [
+        number
+        for number in range(len(keys) + len(columns))
+        if number < len(keys) or any(row[number] != typeset("-") for row in rows)
+    ]
+    heads = [escape(head) for head in (*keys, *(column.head for column in columns))]
+    aligns = [*("l" * len(keys)), *(column.align for column in columns)]
+    return table(
+        [heads[number] for number in filled],
+        [[row[number] for number in filled] for row in rows],
+        align="".join(aligns[number] for number in filled),
+        caption=caption,
+        label=label,
+    )
+
+
+def _figure(database: Database, study: str) -> bytes:
+    found = io.BytesIO()
+    # without a date the same curves are the same bytes
+    metadata = {"CreationDate": None, "Creator": "ldru-study", "Producer": None}
+    failure_figure(counts_of(database, study).cells).savefig(found, format="pdf", metadata=metadata)
+    return found.getvalue()
+
+
+def _quoted(text: str) -> str:
+    doubled = text.replace("'", "''")
+    return f"'{doubled}'"

@@ -1,0 +1,178 @@
+"""What a study says in plain sentences: one answer per model, and what it cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ldru_study.analysis.cell import CellVerdict
+from ldru_study.analysis.intervals import zero_error_bound
+from ldru_study.analysis.tables import half_way, verdict_rows
+from ldru_study.analysis.verdict import Kind, times
+
+WORDS: dict[Kind, str] = {
+    "holds": "holds",
+    "gradual": "fades",
+    "sharp": "collapses",
+    "never_learned": "never learned",
+    "inconclusive": "undecided",
+}
+# tasks that are named one by one; of more only the number is said
+_MOST_NAMED = 4
+
+
+def leading_kind(verdict: CellVerdict) -> Kind | None:
+    """Return the verdict of most of a cell's seeds; None when no seed was evaluated."""
+    return next(iter(verdict.counts), None)
+
+
+def answer(verdicts: Sequence[CellVerdict]) -> str:
+    """Say in one sentence what became of one model over all of its tasks.
+
+    Args:
+        verdicts: its cells, one per task.
+    """
+    num_tasks = len(verdicts)
+    parts = []
+    for kind, word in WORDS.items():
+        found = [verdict for verdict in verdicts if leading_kind(verdict) == kind]
+        if not found:
+            continue
+        where = "" if num_tasks == 1 else f" on {_tasks(found, num_tasks)}"
+        if kind == "never_learned":
+            parts.append(word if num_tasks == 1 else f"{word}: {_tasks(found, num_tasks)}")
+        elif kind == "holds":
+            reach = min(curve.multiples[-1] for v in found for curve in v.cell.curves)
+            parts.append(f"{word}{where} as far as tested ({times(float(reach))})")
+        else:
+            parts.append(f"{word}{where}{_where(found)}")
+    if missing := [verdict for verdict in verdicts if leading_kind(verdict) is None]:
+        parts.append(f"no result on {_tasks(missing, num_tasks)}")
+    mixed = [verdict for verdict in verdicts if len(verdict.counts) > 1]
+    if mixed:
+        parts.append(
+            "seeds disagree" + ("" if num_tasks == 1 else f" on {_tasks(mixed, num_tasks)}")
+        )
+    return "; ".join(parts) + "."
+
+
+def _tasks(verdicts: Sequence[CellVerdict], num_tasks: int) -> str:
+    names = [verdict.cell.task for verdict in verdicts]
+    if len(names) == num_tasks:
+        return {1: "its task", 2: "both tasks"}.get(num_tasks, f"all {num_tasks} tasks")
+    if len(names) > _MOST_NAMED:
+        return f"{len(names)} of {num_tasks} tasks"
+    return ", ".join(names)
+
+
+def _where(verdicts: Sequence[CellVerdict]) -> str:
+    halves = [half for row in verdict_rows(verdicts) for half in row.half_multiples]
+    found = half_way(halves)
+    return "" if found == "-" else f", half way to chance at {found}"
+
+
+def headline(verdict: CellVerdict) -> str:
+    """Say in a few words what became of a cell, for its place in the table of all cells."""
+    (row,) = verdict_rows([verdict])
+    kind = leading_kind(verdict)
+    if row.longest is None or kind is None:
+        return ""
+    if set(verdict.counts) == {"holds"}:
+        return f"> {times(row.longest)}"
+    found = half_way(row.half_multiples)
+    return "" if found == "-" or kind in ("never_learned", "inconclusive") else found
+
+
+def limits(verdicts: Sequence[CellVerdict], samplings: Iterable[str]) -> dict[str, str]:
+    """Say what the study cannot say, by name of the limit.
+
+    Args:
+        verdicts: every cell.
+        samplings: how the strings of the cells were drawn.
+    """
+    return {
+        **_censoring(verdicts),
+        **_seeds(verdicts),
+        **_strings(verdicts),
+        "Between the lengths": "Only the lengths that were asked for were tested. A curve between "
+        "two of them is an interpolation, and a failure that comes and goes with the length is "
+        "seen only where it was looked for.",
+        "Sampling": _sampling(sorted(set(samplings))),
+        **_selection(verdicts),
+        **_failures(verdicts),
+    }
+
+
+def _censoring(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
+    held = [v for v in verdicts if v.counts.get("holds")]
+    if not held:
+        return {}
+    reach = max(curve.multiples[-1] for v in held for curve in v.cell.curves)
+    return {
+        "Beyond the longest length": f"In {len(held)} of {len(verdicts)} cells some seed shows no "
+        f"failure. Whether and where it fails beyond the longest length tested ({times(reach)}) is "
+        "not known: such failure points are bounds, not numbers."
+    }
+
+
+def _seeds(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
+    numbers = sorted({len(v.seeds) for v in verdicts if v.seeds})
+    if not numbers:
+        return {}
+    shown = _span([str(number) for number in numbers])
+    most = 100 * zero_error_bound(numbers[0])
+    return {
+        "Seeds": f"{shown} seeds per cell. If none of {numbers[0]} fails, still up to {most:.0f} % "
+        "of all possible seeds may (95 % bound)."
+    }
+
+
+def _strings(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
+    totals = sorted({int(n) for v in verdicts for c in v.cell.curves for n in c.num_total})
+    if not totals:
+        return {}
+    most = 100 * zero_error_bound(totals[0])
+    return {
+        "Strings": f"{_span([str(n) for n in totals])} strings per length and seed. If all of "
+        f"{totals[0]} are right, the error rate may still be {most:.2g} % (95 % bound)."
+    }
+
+
+def _sampling(samplings: Sequence[str]) -> str:
+    return (
+        f"Test strings are drawn as the study says ({', '.join(samplings) or 'balanced'}: every "
+        "class equally often, uniformly among its strings of that length). Accuracy on rare, "
+        "structured or adversarial strings may be lower."
+    )
+
+
+def _selection(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
+    chosen = {v.cell.chosen_by for v in verdicts}
+    if "oracle" in chosen:
+        text = "Some settings were chosen on lengths that also judge, so accuracy is flattered."
+    elif "search" in chosen:
+        text = "Settings were chosen by a search that saw no test length; others may do better."
+    else:
+        text = "Settings are those of the study file. A model that fails may hold with others."
+    return {"Settings": text}
+
+
+def _failures(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
+    num_failed = sum(len(v.cell.failed) for v in verdicts)
+    if not num_failed:
+        return {}
+    return {
+        "Failed trials": f"{num_failed} trials failed and have no say. If they failed because of "
+        "what they are, the verdicts are too kind."
+    }
+
+
+def _span(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
+
+
+def by_label(verdicts: Iterable[CellVerdict]) -> Mapping[str, list[CellVerdict]]:
+    """Return the cells of each model, in order of appearance."""
+    found: dict[str, list[CellVerdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.cell.label, []).append(verdict)
+    return found

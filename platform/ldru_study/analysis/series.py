@@ -1,0 +1,129 @@
+"""A study's cells as series: runs that differ in one field alone, and how they scale with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldru_study.analysis.counts import CellCurves
+from ldru_study.analysis.judge import judge_curves
+from ldru_study.analysis.scaling import Scaling, run_of, scale
+from ldru_study.analysis.verdict import DEFAULTS, VerdictSettings
+from ldru_study.errors import StudyError, did_you_mean
+from ldru_study.spec.paths import get_place, parse_place
+
+
+@dataclass(frozen=True)
+class Series:
+    """The cells that differ in x alone, by task and label, and what they say about x."""
+
+    task: str
+    label: str
+    scaling: Scaling
+
+
+def scale_cells(
+    cells: Sequence[CellCurves],
+    x: str,
+    settings: VerdictSettings = DEFAULTS,
+    *,
+    value_of: Callable[[CellCurves], float] | None = None,
+) -> list[Series]:
+    """Return how failure length scales with x in each series of a study.
+
+    Args:
+        cells: all cells; those without a result say nothing.
+        x: dotted path of a numeric field, such as ``train.max_length`` or ``model.width``.
+        settings: whose ``learned_level`` is the excess below which a run has failed.
+        value_of: x of a cell, for what is no field; cells of one task and one kind of model are
+            then one series.
+
+    Raises:
+        StudyError: no cell has such a field, or it is no number; the message names the fields.
+    """
+    known = [(cell, value) for cell in cells if (value := _value(cell, x, value_of)) is not None]
+    if not known:
+        fields = sorted({name for cell in cells for name in _numeric(cell.config)})
+        hint = did_you_mean(x, fields)
+        parts = (f"--x: no cell has a number at '{x}'.", hint, f"Fields: {', '.join(fields)}.")
+        raise StudyError(" ".join(part for part in parts if part))
+    groups: dict[str, list[tuple[CellCurves, float]]] = {}
+    for cell, value in known:
+        if cell.curves:
+            groups.setdefault(_key(cell, x, value_of), []).append((cell, value))
+    return [
+        Series(group[0][0].task, _label(group, x), _scale(group, settings))
+        for group in groups.values()
+    ]
+
+
+def _scale(group: Sequence[tuple[CellCurves, float]], settings: VerdictSettings) -> Scaling:
+    curves = [curve for cell, _ in group for curve in cell.curves]
+    values = [value for cell, value in group for _ in cell.curves]
+    verdicts = judge_curves(curves, settings, levels=())
+    lengths = [
+        None if (half := verdict.half_multiple.value) is None else half * curve.train_max_length
+        for verdict, curve in zip(verdicts, curves, strict=True)
+    ]
+    runs = [
+        run_of(curve, value, settings.learned_level, settings.confidence)
+        for curve, value in zip(curves, values, strict=True)
+    ]
+    return scale(runs, [float(curve.lengths[-1]) for curve in curves], lengths)
+
+
+def _value(
+    cell: CellCurves, x: str, value_of: Callable[[CellCurves], float] | None
+) -> float | None:
+    if value_of is not None:
+        return value_of(cell) or None
+    try:
+        found = get_place(cell.config, parse_place(x))
+    except (LookupError, TypeError, ValueError):
+        return None
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    return float(found) if is_number and np.isfinite(found) and found > 0 else None
+
+
+def _numeric(config: Mapping[str, Any], before: str = "") -> list[str]:
+    found = []
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found += _numeric(value, f"{before}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append(f"{before}{name}")
+    return found
+
+
+def _key(cell: CellCurves, x: str, value_of: Callable[[CellCurves], float] | None) -> str:
+    if value_of is not None:
+        return json.dumps([cell.task, cell.config.get("model", {}).get("kind")])
+    flat = _without(cell.config, parse_place(x))
+    return json.dumps(flat, sort_keys=True)
+
+
+def _without(config: Mapping[str, Any], place: tuple[str | int, ...]) -> dict[str, Any]:
+    first, rest = place[0], place[1:]
+    return {
+        key: _without(value, rest)
+        if key == first and rest and isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+        if key != first or rest
+    }
+
+
+def _label(group: Sequence[tuple[CellCurves, float]], x: str) -> str:
+    """Return what the cells of a series have in common."""
+    first = group[0][0]
+    models = {cell.model for cell, _ in group}
+    kind = first.config.get("model", {}).get("kind", first.model)
+    parts = [first.model if len(models) == 1 else str(kind)]
+    for axis, value in first.axes.items():
+        if axis != x and all(cell.axes.get(axis) == value for cell, _ in group):
+            parts.append(f"{axis} {value}")
+    return ", ".join(parts)

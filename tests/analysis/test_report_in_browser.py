@@ -1,0 +1,177 @@
+"""The page in a real browser: it draws, answers clicks, loads nothing and runs no text."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from tests.analysis.simulate import curve, numbered
+from tests.analysis.test_report import HOSTILE, SUBMISSION, extras
+
+from ldru_study.analysis.cell import judge_cells
+from ldru_study.analysis.collect import StudyCounts
+from ldru_study.analysis.counts import CellCurves
+from ldru_study.analysis.report import Origin, render_report
+from ldru_study.analysis.verdict import VerdictSettings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
+LABELS = ("ldru(mlp)", "lstm", HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    cells = [
+        CellCurves(
+            task,
+            label,
+            f"{task}/{label}",
+            numbered(*(curve(rng, half=half, beta=6) for _ in range(2))),
+            {"train.max_length": "40"} if size == 40 else {"train.max_length": "20"},
+        )
+        for task in ("parity_check", "tomita_5")
+        for label, half in zip(LABELS, (None, 4, 9), strict=True)
+        for size in (20, 40)
+    ]
+    study = StudyCounts("page", HOSTILE, tuple(cells), VerdictSettings(), {"done": 24}, (), ())
+    origin = Origin(HOSTILE, [SUBMISSION], "2026-01-01 00:00 UTC")
+    found = tmp_path_factory.mktemp("page") / "report.html"
+    found.write_text(render_report(study, judge_cells(cells), origin, extras()), encoding="utf-8")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page(browser, path):
+    """Return the open page; at the end nothing was asked for and nothing went wrong."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.set_default_timeout(60_000)
+    troubles, requests = [], []
+    opened.on("console", lambda message: troubles.append(message.text))
+    opened.on("pageerror", lambda error: troubles.append(str(error)))
+    opened.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+    opened.on("request", lambda request: requests.append(request.url))
+    opened.goto(path.as_uri())
+    see(opened, "curves")
+    yield opened
+    opened.close()
+    assert troubles == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def see(page, chart):
+    """Bring a chart into view and wait until it is drawn."""
+    page.locator(f"#{chart}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{chart} .main-svg", state="attached")
+
+
+def drawn(page, chart, kind):
+    """Return the models whose traces of this kind are in a chart."""
+    traces = page.evaluate(
+        "id => document.getElementById(id).data.map(t => [t.meta.kind, t.name])", chart
+    )
+    return [name for one, name in traces if one == kind]
+
+
+def models(page):
+    return [button.inner_text() for button in page.query_selector_all("#legend button")]
+
+
+def test_every_chart_is_drawn_when_it_comes_into_view(page):
+    assert page.query_selector("#training .main-svg") is None
+    for chart in ("strip", "scaling", "search", "training"):
+        see(page, chart)
+        lines = page.evaluate(f"document.querySelectorAll('#{chart} .trace').length")
+        assert lines > 0, chart
+
+
+def test_hiding_a_model_hides_its_curves(page):
+    names = models(page)
+    assert len(names) == 6
+    assert drawn(page, "curves", "seeds") == drawn(page, "curves", "fit") == names
+    button = page.locator("#legend button").nth(1)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    left = [name for name in names if name != names[1]]
+    assert drawn(page, "curves", "seeds") == drawn(page, "curves", "fit") == left
+    # and not only from the data: a line per model, one for chance
+    assert page.locator("#curves .scatterlayer .trace").count() == 2 * len(left) + 1
+    button.click()
+    assert drawn(page, "curves", "seeds") == names
+
+
+def test_a_verdict_leads_to_its_curve(page):
+    square = page.locator(".heat a").nth(7)
+    title = square.get_attribute("title")
+    square.click()
+    label = page.evaluate("data.series[data.cells[state.cell].series].label")
+    assert title.startswith(f"{label} on tomita_5: ")
+    assert drawn(page, "curves", "seeds") == drawn(page, "curves", "fit") == [label]
+    assert page.locator("#task").evaluate("select => select.selectedOptions[0].text") == "tomita_5"
+    assert square.get_attribute("aria-current") is not None
+    assert page.locator("#failure-curves").evaluate("e => e.getBoundingClientRect().top") < 450
+    detail = page.locator("#detail").inner_text()
+    assert title in detail
+    page.locator("#all-models").click()
+    assert drawn(page, "curves", "seeds") == models(page)
+    page.locator("#task").select_option("parity_check")
+    assert page.evaluate("data.tasks[state.task]") == "parity_check"
+
+
+def test_a_point_says_what_was_counted(page):
+    text = page.evaluate(
+        "document.getElementById('curves').data.find(t => t.meta.kind === 'seeds').text[0]"
+    )
+    assert text.endswith("0.25x (10 tokens)<br>512 of 512 right, 100.00 %")
+    page.locator("#curves").hover(position={"x": 60, "y": 40})
+
+
+def test_texts_are_shown_as_they_are(page):
+    assert page.locator("h1").inner_text() == HOSTILE
+    assert any(HOSTILE in name for name in models(page))
+    page.locator(".heat a", has_text="collapses").last.click()
+    assert HOSTILE in page.locator("#detail").inner_text()
+    see(page, "strip")
+    assert "<b>" in "".join(page.locator("#strip .ytick").all_text_contents())
+
+
+def test_light_and_dark(browser, path):
+    colours = {}
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(path.as_uri())
+        see(page, "curves")
+        colours[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.locator("#theme").click()
+        colours[f"{scheme}, changed"] = page.evaluate(
+            "getComputedStyle(document.body).backgroundColor"
+        )
+        see(page, "curves")
+        page.wait_for_function(
+            "document.getElementById('curves').layout.font.color === variable('--ink')"
+        )
+        page.close()
+    assert colours["light"] == colours["dark, changed"] != colours["dark"]
+    assert colours["dark"] == colours["light, changed"]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1920])
+def test_nothing_is_wider_than_the_screen(browser, path, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(path.as_uri())
+    see(page, "curves")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.close()

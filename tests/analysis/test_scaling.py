@@ -1,0 +1,186 @@
+"""Failure length against what varies: known laws are found, and what cannot be known is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from lifelines import KaplanMeierFitter
+from scipy.optimize import check_grad, minimize
+from tests.analysis.simulate import curve, from_accuracies
+from tests.conftest import submit_tiny
+
+from ldru_study.analysis.counts import CellCurves, LengthCurve
+from ldru_study.analysis.power_law import fit_power_law, huber
+from ldru_study.analysis.scaling import (
+    Refusal,
+    Run,
+    fit_regression,
+    run_of,
+    scale,
+    turnbull,
+    turnbull_median,
+)
+from ldru_study.analysis.series import scale_cells
+from ldru_study.cli import main
+from ldru_study.errors import StudyError
+
+
+def runs(rng, exponent, *, longest=20 * 1.5**13, per_value=8, scatter=0.4):
+    """Return runs whose failure length grows as x^exponent, on lengths up to ``longest``."""
+    grid = 20 * 1.5 ** np.arange(14)
+    grid = grid[grid <= longest]
+    x = np.repeat([10.0, 20.0, 40.0, 80.0], per_value)
+    fails = 120 * (x / 30) ** exponent * np.exp(scatter * rng.normal(size=len(x)))
+    return [
+        Run(a, max([0, *grid[grid < t]]), min([*grid[grid >= t], np.inf]))
+        for a, t in zip(x, fails, strict=True)
+    ]
+
+
+def test_intervals_that_touch_share_nothing():
+    cells, mass = turnbull([0, 40, 80, 80, 160, 160], [40, 80, 160, 160, np.inf, np.inf])
+    assert cells.tolist() == [[0, 40], [40, 80], [80, 160], [160, np.inf]]
+    assert mass == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 3])
+    assert turnbull_median([0, 40, 80, 160, 160], [40, 80, 160, np.inf, np.inf]) == (80, 160)
+    assert turnbull_median([0, 160, 160], [40, np.inf, np.inf]) == (160, np.inf)
+
+
+def test_without_intervals_the_estimate_is_kaplan_meiers():
+    rng = np.random.default_rng(1)
+    times, failed = np.sort(rng.uniform(10, 100, 12)), rng.random(12) < 0.6
+    lower = np.where(failed, times - 1e-6, times)
+    cells, mass = turnbull(lower, np.where(failed, times, np.inf))
+    ours = {end: 1 - mass[: n + 1].sum() for n, (_, end) in enumerate(cells) if np.isfinite(end)}
+    theirs = KaplanMeierFitter().fit(times, failed).survival_function_["KM_estimate"]
+    for time in times[failed]:
+        assert ours[time] == pytest.approx(theirs[time], abs=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.2])
+def test_an_exponent_is_covered_with_and_without_censoring(exponent):
+    rng = np.random.default_rng(2)
+    for longest in (20 * 1.5**13, 20 * 1.5**6):
+        found = fit_regression(runs(rng, exponent, longest=longest))
+        assert found.lower < exponent < found.upper
+        assert found.upper - found.lower < 1
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([Run(10, 0, 40)] * 9, "x has 1 values"),
+        ([Run(x, 320, np.inf) for x in (1, 2, 3)], "no run failed"),
+        ([Run(1, 40, 80), Run(2, 40, np.inf), Run(3, 40, np.inf)], "1 runs held and then failed"),
+        ([Run(x, 40, 80) for x in (1, 2, 3)], "all runs failed between the same two lengths"),
+        ([Run(1, 40, 80), Run(1, 80, 160), Run(1, 20, 40), Run(2, 80, np.inf), Run(3, 80, np.inf)],
+         "at one value of x alone"),
+        ([Run(x, 2 * x, 4 * x) for x in (10, 20, 40)] * 3, "on one line"),
+    ],
+)  # fmt: skip
+def test_what_carries_no_slope_is_refused_with_the_reason(given, reason):
+    found = fit_regression(given)
+    assert isinstance(found, Refusal)
+    assert reason in found.reason
+
+
+def test_a_seed_becomes_an_interval_of_lengths():
+    step = from_accuracies([1, 1, 1, 0.5, 0.5], multiples=(0.5, 1, 2, 3, 8))
+    assert run_of(step, 5.0, 0.9) == Run(5.0, 80, 120)
+    assert run_of(step, 5.0, 0.9).is_event
+    assert run_of(from_accuracies([1, 1, 1], multiples=(1, 2, 3)), 5.0, 0.9) == Run(5, 120, np.inf)
+    never = from_accuracies([0.5, 0.5, 0.5], multiples=(0.5, 1, 3))
+    assert run_of(never, 5.0, 0.9) == Run(5.0, 0, 40)
+
+
+def test_the_gradient_is_the_slope():
+    rng = np.random.default_rng(3)
+    u, v = rng.normal(size=30), rng.normal(size=30)
+    for _ in range(5):
+        at = rng.normal(size=3)
+        assert check_grad(lambda p: huber(p, u, v)[0], lambda p: huber(p, u, v)[1], at) < 1e-6
+
+
+def test_a_law_with_a_floor_is_found_where_the_mean_of_losses_stops_early():
+    rng = np.random.default_rng(4)
+    x = np.geomspace(1e6, 1e10, 24)
+    y = (1.7 + 406 * x**-0.34) * np.exp(0.003 * rng.normal(size=24))
+    law = fit_power_law(x, y)
+    assert law.exponent == pytest.approx(-0.34, abs=0.01)
+    assert law.floor == pytest.approx(1.7, rel=0.02)
+    assert law.lower <= law.exponent <= law.upper
+    # the same optimiser on the mean, from the same kind of start
+    u, v = np.log(x), np.log(y)
+    mean = minimize(
+        lambda p: tuple(part / len(u) for part in huber(p, u, v)),
+        [np.median(v + 0.1 * u), -0.1, v.min() - 0.7],
+        jac=True,
+        method="L-BFGS-B",
+    )
+    assert abs(mean.x[1] + 0.34) > 0.03
+
+
+def test_a_law_needs_four_values_and_no_censoring():
+    with pytest.raises(ValueError, match="x has 3 values, three parameters need at least 4"):
+        fit_power_law(np.array([1.0, 2, 3]), np.array([1.0, 2, 3]))
+    with pytest.raises(ValueError, match="positive"):
+        fit_power_law(np.arange(5.0), np.ones(5))
+    given = [Run(1, 40, 80), Run(2, 80, np.inf)]
+    found = scale(given, [80, 80], [50.0, None])
+    assert found.power_law.reason.startswith("1 of 2 failure lengths are censored")
+    assert found.medians[1].upper is None
+    assert found.medians[1].num_beyond == 1
+
+
+def cells_of(rng, widths=(8, 16, 32, 64)):
+    """Return cells whose half multiple grows as the root of the width."""
+    return [
+        CellCurves(
+            "parity_check",
+            f"lstm(width={width})",
+            f"lstm-{width}",
+            tuple(
+                curve(rng, seed=s, half=half, beta=2.5, multiples=np.geomspace(0.5, 60, 24))
+                for s, half in enumerate(width**0.5 * np.exp(0.3 * rng.normal(size=4)))
+            ),
+            config={"task": "parity_check", "model": {"kind": "lstm", "width": width}},
+        )
+        for width in widths
+    ]
+
+
+def test_cells_that_differ_in_x_alone_are_one_series():
+    rng = np.random.default_rng(5)
+    (series,) = scale_cells(cells_of(rng), "model.width")
+    assert (series.task, series.label) == ("parity_check", "lstm")
+    assert [one.x for one in series.scaling.medians] == [8, 16, 32, 64]
+    assert series.scaling.regression.lower < 0.5 < series.scaling.regression.upper
+    assert series.scaling.power_law.exponent == pytest.approx(0.5, abs=0.25)
+
+
+def test_a_field_that_no_cell_has_is_an_error_with_a_suggestion():
+    with pytest.raises(StudyError) as error:
+        scale_cells(cells_of(np.random.default_rng(6)), "model.widht")
+    text = "--x: no cell has a number at 'model.widht'. Did you mean 'model.width'?"
+    assert str(error.value) == f"{text} Fields: model.width."
+
+
+def test_the_command_prints_medians_and_refusals(store):
+    submit_tiny(store)
+    for field in ("train.max_length", "num_parameters"):
+        command = ["analyze", "scaling", "tiny", "--x", field, "--store", store.uri]
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0
+        assert "parity_check, lstm" in done.stdout
+        assert "no regression: x has 1 values, a slope needs 3." in done.stdout
+        content = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+        assert content["x"] == field
+        assert [one["label"] for one in content["series"]] == ["constant", "lstm"]
+
+
+def test_lengths_stay_lengths():
+    # a curve keeps its own training length
+    short = LengthCurve(0, 8, *map(np.array, ([8, 16, 32], [512, 512, 256], [512] * 3, [0.5] * 3)))
+    assert run_of(short, 1.0, 0.9) == Run(1.0, 16, 32)

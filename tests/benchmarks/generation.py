@@ -1,0 +1,118 @@
+"""What strings cost: drawing them against training on them, and strings of 100 000 tokens.
+
+Run it with `python tests/benchmarks/generation.py`. Times are processor seconds of one thread, so
+that what else runs on the machine matters little; with --cuda trainers are timed by the clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import click
+import numpy as np
+import torch
+
+from ldru_study.spec.model import MODEL_CONFIGS
+from ldru_study.spec.trial import TrialConfig
+from ldru_study.tasks.registry import find_task, task_names
+from ldru_study.tasks.samplers import Sampling, sampler_of, samplings_of
+from ldru_study.training.batches import training_batch
+from ldru_study.training.training import Training
+
+LENGTH, BATCH, LONG = 40, 256, 100_000
+
+
+def median_s(call: Callable[[], object], clock: Callable[[], float], budget_s: float) -> float:
+    """Return the median seconds of one call, after one that is not counted."""
+    call()
+    seconds: list[float] = []
+    while len(seconds) < 5 or sum(seconds) < budget_s:
+        begun = clock()
+        call()
+        seconds.append(clock() - begun)
+    return statistics.median(seconds)
+
+
+def trial(task: str, sampling: Sampling, model: dict[str, object]) -> TrialConfig:
+    """Return a trial whose batches all have strings of the length that is measured."""
+    length = sampler_of(task, sampling).nearest_covered(LENGTH)
+    train = {"max_length": length, "min_length": length, "batch_size": BATCH}
+    return TrialConfig.model_validate(
+        {"task": task, "sampling": sampling, "model": model, "train": train}
+    )
+
+
+def trainer_s(kind: str, width: int, device: torch.device, budget_s: float) -> float:
+    """Return the seconds of one optimiser step without the drawing of its batch."""
+    fields = MODEL_CONFIGS[kind].model_fields
+    model: dict[str, object] = {"kind": kind}
+    if "width" in fields:
+        model["width"] = width
+    if "layers" in fields:
+        model["layers"] = 1
+    config = trial("parity_check", "balanced", model)
+    training = Training(config, device)
+
+    def step() -> None:
+        training.advance()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    drawing = median_s(lambda: training_batch(config, 0), clock, budget_s)
+    return median_s(step, clock, budget_s) - drawing
+
+
+def batches_of(config: TrialConfig) -> Callable[[], object]:
+    """Return a function that draws the batch of one step after another."""
+    steps = itertools.count()
+    return lambda: training_batch(config, next(steps))
+
+
+@click.command()
+@click.option("--budget", "budget_s", default=0.2, help="Seconds per measurement.")
+@click.option("--width", default=32, help="Of every trainer; 32 is as small as anyone trains.")
+@click.option("--cuda", "on_cuda", is_flag=True, help="Train on the GPU.")
+@click.option("--task", "tasks", multiple=True, help="Only these; repeatable.")
+def main(budget_s: float, width: int, on_cuda: bool, tasks: tuple[str, ...]) -> None:
+    """Measure every kind of trainer, then every task and sampling against the fastest."""
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if on_cuda else "cpu")
+    kinds = [kind for kind in sorted(MODEL_CONFIGS) if kind != "constant"]
+    steps = {kind: trainer_s(kind, width, device, budget_s) for kind in kinds}
+    for kind, seconds in sorted(steps.items(), key=lambda item: item[1]):
+        click.echo(f"trainer {kind:<14} {1e3 * seconds:8.2f} ms per step of {BATCH} x {LENGTH}")
+    fastest = min(steps.values())
+    click.echo(f"{'task':<30} {'sampling':<9} {'ms/batch':>8} {'x trainer':>9} {'s/100 000':>9}")
+    ratios = []
+    for task in tasks or task_names():
+        for sampling in samplings_of(task):
+            config = trial(task, sampling, {"kind": "constant"})
+            drawing = median_s(batches_of(config), time.process_time, budget_s)
+            ratios.append(fastest / drawing)
+            long = _long_s(task, sampling)
+            click.echo(
+                f"{task:<30} {sampling:<9} {1e3 * drawing:8.2f} {ratios[-1]:9.1f} "
+                + (f"{long:9.1f}" if long is not None else f"{'-':>9}")
+            )
+    share = np.mean(np.array(ratios) >= 10)
+    click.echo(
+        f"slowest {min(ratios):.1f} x, median {np.median(ratios):.1f} x; {share:.0%} >= 10 x"
+    )
+
+
+def _long_s(task: str, sampling: Sampling) -> float | None:
+    """Return the seconds for 8 strings of 100 000 tokens, tables and labels included."""
+    if not find_task(task).is_regular:
+        return None
+    sampler = sampler_of.__wrapped__(task, sampling)
+    begun = time.process_time()
+    sampler.sample(np.full(8, sampler.nearest_covered(LONG)), np.random.default_rng(0))
+    return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Whether known truths are found again, over many ways to draw a cell, and how fast fits are.
+
+python tests/benchmarks/simulated_truth.py --cells 300          # a table, one row per variant
+python tests/benchmarks/simulated_truth.py --speed              # 1 000 cells x 10 seeds x 20
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.analysis.population import KINDS, VARIANTS, Score, Variant, draw_cell, score
+
+from ldru_study.analysis.cases import CASE_SETTINGS
+from ldru_study.analysis.consensus import JointVerdict, judge_jointly
+
+SPEED = Variant(grids=(tuple(np.geomspace(0.5, 64, 20)),), num_seeds=(10, 10))
+
+
+def variant_score(name: str, cells: int, seed: int) -> tuple[str, Score]:
+    """Draw as many cells of a variant and judge them."""
+    rng = np.random.default_rng([seed, list(VARIANTS).index(name)])
+    truths = [draw_cell(rng, VARIANTS[name], KINDS[n % 3]) for n in range(cells)]
+    return name, score(truths, judge_jointly([t.curves for t in truths], CASE_SETTINGS, levels=()))
+
+
+def judge_part(part: tuple[int, int]) -> list[JointVerdict]:
+    """Judge ``part[1]`` cells drawn from the seed ``part[0]``."""
+    rng = np.random.default_rng(part[0])
+    return judge_jointly([draw_cell(rng, SPEED, KINDS[n % 3]).curves for n in range(part[1])])
+
+
+@click.command()
+@click.option("--cells", default=300, show_default=True, help="Cells of each variant.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--processes", default=2, show_default=True)
+@click.option("--speed", is_flag=True, help="Time 1 000 cells instead.")
+def main(cells: int, seed: int, processes: int, speed: bool) -> None:
+    """Print one row per variant, or the seconds that 1 000 cells take."""
+    with ProcessPoolExecutor(processes) as pool:
+        if speed:
+            begun = time.monotonic()
+            verdicts = [
+                v for part in pool.map(judge_part, [(n, 50) for n in range(20)]) for v in part
+            ]
+            wall = time.monotonic() - begun
+            click.echo(
+                f"{len(verdicts)} cells x 10 seeds x 20 lengths: {wall:.1f} s, drawing included"
+            )
+            return
+        click.echo(
+            "| variant | cells | error, population | error, seeds | covered, population | "
+            "covered, seeds | class right | false numbers | no value |\n" + "| --- " * 9 + "|"
+        )
+        names = list(VARIANTS)
+        for name, found in pool.map(
+            variant_score, names, [cells] * len(names), [seed] * len(names)
+        ):
+            click.echo(
+                f"| {name} | {found.num_cells} | {found.error:.3f} | {found.error_of_seeds:.3f} | "
+                f"{found.covered:.3f} | {found.covered_of_seeds:.3f} | {found.right:.3f} | "
+                f"{found.false_numbers} | {found.without_value} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""`tasks list`, `show` and `verify`: what they print, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tests.cli.test_commands import table
+
+from ldru_study.cli import main
+from ldru_study.tasks.registry import find_task, task_names
+from ldru_study.tasks.samplers import Sampling, sampler_of
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["tasks", *map(str, arguments)])
+
+
+def test_list():
+    rows = table(run("list").stdout)
+    assert [row[0] for row in rows] == list(task_names())
+    assert rows[0] == ["parity_check", "2", "2", "2", "2", "no", "yes", "number of 1s modulo 2"]
+    listed = json.loads(run("list", "--json").stdout)
+    assert [row["task"] for row in listed] == list(task_names())
+    by_name = {row["task"]: row for row in listed}
+    assert by_name["group_a5"]["solvable"] is False
+    assert by_name["listops_3_9"]["monoid"] is None
+
+
+def test_show():
+    done = run("show", "tomita_5", "--lengths", "40,41,80", "--window", "20")
+    assert done.exit_code == 0
+    head, rows = done.stdout.split(" sampling ")
+    assert head.splitlines()[:5] == [
+        "tomita_5: an even number of 0s and an even number of 1s",
+        "  symbols    0 1",
+        "  classes    rejected, accepted",
+        "  automaton  4 states, 4 maps of states, not star-free, solvable",
+        "  example    0110 -> accepted",
+    ]
+    shown = table(" sampling " + rows)
+    assert shown[:3] == [
+        ["balanced", "40", "50.0 %", "50.0 %", "50.0 %"],
+        ["balanced", "41", "not used: labels are missing"],
+        ["balanced", "80", "50.0 %", "50.0 %", "50.0 %"],
+    ]
+    # what is estimated says so
+    assert shown[3][:3] == ["hard", "40", "50.0 %"]
+    assert shown[3][3].startswith("~")
+    assert shown[7] == ["paper", "41", "100.0 %", "100.0 %", "100.0 %"]
+
+
+def test_show_as_json():
+    done = run("show", "d_2", "--sampling", "paper", "--lengths", "40,41,80", "--json")
+    found = json.loads(done.stdout)
+    assert found["automaton"] == {"states": 4, "monoid": 15, "star_free": True, "solvable": True}
+    whole, odd, long = found["lengths"]
+    assert whole["first_window"] == whole["last_window"] == 1
+    assert odd["chance"] == 1
+    assert 0.5 < long["chance"] < 0.500001
+    assert long["first_window"] > 0.9999
+    assert long["is_window_exact"]
+    task = find_task("d_2")
+    for string, label in found["drawn"]["paper"]:
+        tokens = task.encode(string)
+        at = task.automaton.label(tokens[None], np.array([len(tokens)]))[0]
+        assert task.classes[at] == label
+
+
+def test_show_what_is_no_automaton_or_ones_own():
+    lists = run("show", "listops_3_9", "--lengths", "40,60")
+    assert "none: not regular at unbounded depth" in lists.stdout
+    assert "window unknown: no automaton" in lists.stdout
+    assert "~" in lists.stdout
+    own = run("show", "regex:(0|1)*010(0|1)*", "--sampling", "paper", "--lengths", "10,40,160")
+    assert [row[2] for row in table(" sampling " + own.stdout.split(" sampling ")[1])] == [
+        "65.7 %",
+        "99.3 %",
+        "100.0 %",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["show", "parity_chek"], 2, "Did you mean 'parity_check'?"),
+        (["show", "d_2", "--lengths", "4,x"], 2, "'4,x' is no list of lengths such as 40,80,160"),
+        (["show", "d_2", "--lengths", "0"], 2, "'0' is no list of lengths"),
+        (["show", "listops_3_9", "--sampling", "hard"], 2, "Use balanced or paper."),
+        (["show", "regex:(0|1"], 2, "is no regular expression"),
+        (["verify", "none.npz"], 3, "none.npz: no such file. Give the path of an .npz file."),
+    ],
+)
+def test_mistakes(arguments, code, message):
+    done = run(*arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_every_sampling_can_be_asked_for():
+    (option,) = (p for p in main.commands["tasks"].commands["show"].params if p.name == "sampling")
+    assert tuple(option.type.choices) == get_args(Sampling)
+
+
+def save(path, **arrays):
+    np.savez(path, **{key: np.asarray(array) for key, array in arrays.items()})
+    return path
+
+
+def test_verify_agrees_with_ourselves_in_any_integer_type(tmp_path):
+    arrays = {}
+    for number, name in enumerate(task_names()):
+        sampler = sampler_of(name, "paper")
+        length = sampler.nearest_covered(9)
+        tokens, labels = sampler.sample(np.full(20, length), np.random.default_rng(number))
+        kind = (np.int8, np.uint8, np.int32, np.int64)[number % 4]
+        # the length in the key need not be that of the strings
+        arrays |= {f"{name}|{length + 1}|x": tokens.astype(kind), f"{name}|{length + 1}|y": labels}
+    done = run("verify", save(tmp_path / "labels.npz", **arrays), "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert found["num_disagreements"] == 0
+    assert [row["task"] for row in found["tasks"]] == list(task_names())
+    assert all(row["num_strings"] == 20 for row in found["tasks"])
+
+
+def test_verify_counts_disagreements(tmp_path):
+    path = save(
+        tmp_path / "labels.npz",
+        **{
+            "d_4|4|x": [[0, 0, 1, 1], [0, 1, 1, 0]],
+            "d_4|4|y": [1, 1],
+            "d_4|2|x": [[0, 1]],
+            "d_4|2|y": [True],
+            "modular_arithmetic|2|x": [[3, 5]],
+            "modular_arithmetic|2|y": [3],
+        },
+    )
+    done = run("verify", path)
+    assert done.exit_code == 4
+    assert table(done.stdout) == [
+        ["d_4", "3", "1", "string 1, 0110: file 1, ours 0"],
+        ["modular_arithmetic", "1", "1", "string 0, 3+: file 3, ours no string of the task"],
+    ]
+    rows = json.loads(run("verify", path, "--json").stdout)["tasks"]
+    assert [one["num_disagreements"] for one in rows[0]["arrays"]] == [1, 0]
+
+
+GOOD = {"d_4|2|x": [[0, 1]], "d_4|2|y": [1]}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"d_4-2-x": [[0, 1]]}, "key 'd_4-2-x' is none of ours. Write '<task>|<length>|x'"),
+        ({"d_4|2|x": [[0, 1]]}, "'d_4|2|x' is there without 'd_4|2|y'."),
+        ({"d_4|2|y": [1]}, "'d_4|2|y' is there without 'd_4|2|x'."),
+        (GOOD | {"d4|2|x": [[0]], "d4|2|y": [0]}, "no task is called 'd4'. Did you mean 'd_4'?"),
+        (GOOD | {"d_4|2|x": [[0.0, 1.0]]}, "'d_4|2|x': wants integers, found float64."),
+        (GOOD | {"d_4|2|y": ["a"]}, "'d_4|2|y': wants integers, found <U1."),
+        (GOOD | {"d_4|2|x": [0, 1]}, "'d_4|2|x': wants shape [num, T], found [2]."),
+        (GOOD | {"d_4|2|y": [[0, 1]]}, "'d_4|2|y': wants shape [num], found [1, 2]."),
+        (GOOD | {"d_4|2|y": [0, 1]}, "'d_4|2|x' has 1 strings, 'd_4|2|y' 2 labels."),
+        (
+            GOOD | {"d_4|2|x": [[0, 2]]},
+            "'d_4|2|x': token 2 is none of d_4, which has 0 to 1: 0 1.",
+        ),
+        (GOOD | {"d_4|2|x": [[0, -1]]}, "'d_4|2|x': token -1 is none of d_4"),
+        (GOOD | {"d_4|2|x": [[0, 257]]}, "'d_4|2|x': token 257 is none of d_4"),
+        ({}, "holds no arrays. Nothing would be compared."),
+        ({"d_4|2|x": np.array([None]), "d_4|2|y": [1]}, "not read as an .npz of plain arrays"),
+    ],
+)
+def test_verify_refuses_what_it_does_not_know(arrays, message, tmp_path):
+    done = run("verify", save(tmp_path / "labels.npz", **arrays))
+    assert done.exit_code == 2
+    assert f"labels.npz: {message}" in done.stderr or message in done.stderr
+    assert done.stdout == ""
+
+
+def test_verify_refuses_other_files(tmp_path):
+    np.save(tmp_path / "one.npy", np.arange(3))
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("one.npy", "text.npz", "empty.npz"):
+        done = run("verify", tmp_path / name)
+        assert done.exit_code == 2, name
+        assert name in done.stderr
+    assert run("verify", tmp_path).exit_code == 2

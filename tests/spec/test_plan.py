@@ -140,6 +140,7 @@ def test_defaults_are_pinned():
         "weight_decay": 0.0,
         "warmup": 0.2,
         "schedule": "constant",
+        "gradient_centralisation": False,
         "clip_norm": 1.0,
         "curriculum": None,
         "associativity_penalty": 0.0,
@@ -197,8 +198,9 @@ def test_what_decides_the_weights_decides_the_id():
         trial(task="even_pairs").trial_id,
         trial(model={"kind": "lstm", "width": 5}).trial_id,
         trial(train={"learning_rate": 2e-3}).trial_id,
+        trial(train={"gradient_centralisation": True}).trial_id,
     }
-    assert len(ids) == 5
+    assert len(ids) == 6
 
 
 def test_how_a_value_is_written_does_not():

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ldru_study.errors import SpecError
 from ldru_study.spec.paths import format_place, parse_place
+from ldru_study.spec.plan import expected_plan, plan_study, questions_of
 from ldru_study.spec.schema import json_schema
-from ldru_study.spec.study import load_study, validate_study
+from ldru_study.spec.study import EvaluateConfig, load_study, validate_study
 from ldru_study.spec.yaml_file import parse_scalar, parse_yaml
 
+STUDIES = Path(__file__).parents[2] / "study_specs"
+PAGE = (STUDIES / "README.md").read_text()
 SPEC = """
 name: small
 task: parity_check
@@ -163,14 +168,12 @@ def test_a_place_written_reads_as_itself(steps):
 
 
 def test_the_schema_accepts_the_studies_and_refuses_their_mistakes(tmp_path):
-    from pathlib import Path
-
     from jsonschema import Draft202012Validator
 
     schema = json.loads(json.dumps(json_schema()))
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
-    specs = sorted((Path(__file__).parents[2] / "study_specs").glob("*.yaml"))
+    specs = sorted(STUDIES.glob("*.yaml"))
     assert specs
     for path in specs:
         content = parse_yaml(path.read_text(), str(path)).content
@@ -187,10 +190,86 @@ def test_the_schema_accepts_the_studies_and_refuses_their_mistakes(tmp_path):
         assert list(validator.iter_errors(bad)), bad
 
 
-@pytest.mark.parametrize("spec", ["quick", "length_sweep", "search", "long"])
-def test_every_study_of_the_house_is_valid(spec):
-    from pathlib import Path
+def test_ranges_of_test_lengths_are_written_short():
+    found = EvaluateConfig.model_validate({"lengths": [7, "41..500 by 17", "8..9"]}).lengths
+    assert found == (7, *range(41, 501, 17), 8, 9)
+    for bad in ("9..8", "0..8", "8", "8..", "8..9 by 0", "8...9"):
+        with pytest.raises(ValueError, match=f"42..500 or 41..500 by 17, found the text '{bad}'"):
+            EvaluateConfig.model_validate({"lengths": [bad]})
+    with pytest.raises(ValueError, match=r"1\.\.999999 has more than 10000 lengths. Give a step"):
+        EvaluateConfig.model_validate({"lengths": ["1..999999"]})
 
-    path = Path(__file__).parents[2] / "study_specs" / f"{spec}.yaml"
-    assert load_study(path).cells
-    assert yaml.safe_load(path.read_text())["name"]
+
+# cells, trials that judge, trials that search
+HOUSE = {
+    "cpu_field": (52, 260, 208),
+    "honest_rq1": (588, 5880, 4704),
+    "length_sweep": (108, 540, 0),
+    "long": (12, 36, 0),
+    "paper_rq1": (147, 441, 0),
+    "paper_rq2": (16, 48, 0),
+    "paper_rq3": (20, 60, 0),
+    "quick": (6, 18, 0),
+    "scaling": (180, 900, 0),
+    "search": (6, 18, 72),
+}
+
+
+def house(name, *changes):
+    return load_study(STUDIES / f"{name}.yaml", changes)
+
+
+def test_every_study_of_the_house_is_counted():
+    assert {path.stem for path in STUDIES.glob("*.yaml")} == set(HOUSE)
+
+
+@pytest.mark.parametrize("name", sorted(HOUSE))
+def test_every_study_of_the_house_is_valid_and_planned(name):
+    spec = house(name)
+    trials = expected_plan(spec, plan_study(spec)).trials
+    searching = sum(trial.suggestion is not None for trial in trials)
+    assert (len(spec.cells), len(trials) - searching, searching) == HOUSE[name]
+    assert (STUDIES / f"{name}.yaml").read_text().startswith("# ")
+    assert all(trial.questions for trial in trials if trial.suggestion is None)
+
+
+def test_the_papers_questions_share_the_trials_that_they_have_in_common():
+    ids = {
+        name: {trial.trial_id: trial.cell.key for trial in plan_study(house(name)).trials}
+        for name in ("paper_rq1", "paper_rq2", "paper_rq3")
+    }
+    assert len(ids["paper_rq1"].keys() & ids["paper_rq2"].keys()) == 4 * 3
+    assert len(ids["paper_rq1"].keys() & ids["paper_rq3"].keys()) == 4 * 3
+
+
+def test_the_papers_settings_reach_their_cells():
+    spec = house("paper_rq1")
+    of = {(cell.config.task, cell.config.model.kind): cell.config for cell in spec.cells}
+    deep, shallow = of["d_4", "ldru"], of["d_2", "ldru"]
+    assert (deep.train.steps, deep.train.learning_rate, deep.model.dropout) == (10**6, 1e-4, 0.25)
+    assert (shallow.train.steps, shallow.train.learning_rate) == (10**5, 1e-4)
+    parity = of["parity_check", "ldru"]
+    assert (parity.model.dropout, parity.train.learning_rate) == (0.1, 1e-3)
+    assert of["d_4", "lstm"].train.learning_rate == 1e-3
+    lengths = [q.length for q in questions_of(deep, spec.file.evaluate)]
+    assert lengths == [10, 20, 30, 40, *range(42, 501)]
+    # odd lengths only
+    arithmetic = of["modular_arithmetic", "lstm"]
+    lengths = [q.length for q in questions_of(arithmetic, spec.file.evaluate)]
+    assert all(length % 2 for length in lengths)
+    assert [length for length in lengths if length > 41] == list(range(43, 500, 2))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^ldru-study .*$", PAGE, flags=re.MULTILINE))
+def test_every_command_of_the_page_is_a_small_study(line):
+    _, verb, path, *options = shlex.split(line)
+    assert verb == "submit"
+    changes = [
+        value for flag, value in zip(options[::2], options[1::2], strict=True) if flag == "--set"
+    ]
+    assert len(changes) * 2 == len(options)
+    spec = load_study(STUDIES.parent / path, changes)
+    plan = expected_plan(spec, plan_study(spec))
+    assert len(plan.trials) <= 20
+    assert all(trial.config.train.steps <= 500 for trial in plan.trials)
+    assert spec.file.resources.gpus == 0

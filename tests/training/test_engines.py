@@ -106,6 +106,17 @@ def test_two_workers_train_as_one(gang, wanted, model, engine):
     assert norm == pytest.approx(one_norm, rel=1e-3 if precision == "fp32" else 0.2)
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_workers_centralise_the_gradients_of_one(gang, stage):
+    # a gradient through a norm is nearly centred already, those of queries and keys are not
+    alone = losses_of(trial("transformer", gradient_centralisation=True), 5)
+    shared = {"data_parallel": 2, "gradient_centralisation": True}
+    together, _ = gang.call(losses_of, trial("transformer", zero(stage), **shared), 5)
+    assert together[0] == pytest.approx(alone[0], abs=1e-5)
+    assert together[1] == pytest.approx(alone[1], rel=1e-4)
+    assert together[1] < 0.997 * losses_of(trial("transformer"), 5)[1]
+
+
 @pytest.mark.parametrize(
     ("engine", "tolerance"),
     [(PLAIN, 1e-5), (zero(1), 1e-5), (zero(3), 1e-5), (zero(2, precision="bf16"), 5e-2)],

@@ -14,7 +14,12 @@ from torch.nn import functional as F
 from ldru_study.tasks.streams import random_stream
 from ldru_study.training.batches import training_batch
 from ldru_study.training.failures import DamagedError, DivergedError, NoMemoryError
-from ldru_study.training.optimiser import build_optimizer, learning_rate_at, set_learning_rate
+from ldru_study.training.optimiser import (
+    build_optimizer,
+    centralise_gradients,
+    learning_rate_at,
+    set_learning_rate,
+)
 from ldru_study.training.training import Training, load_weights, new_model
 
 CPU = torch.device("cpu")
@@ -186,6 +191,40 @@ def test_one_micro_batch_is_the_plain_step_to_the_bit(model):
         optimizer.step()
     for name, value in plain.state_dict().items():
         assert torch.equal(value, training.model.state_dict()[name]), name
+
+
+def test_centralised_gradients_have_rows_of_mean_zero():
+    """By hand: rows 1 5 and 2 4 become -2 2 and -1 1; a vector stays; blocks lose one mean each."""
+    matrix, vector, blocks = (nn.Parameter(torch.zeros(size)) for size in ((2, 2), (2,), (2, 1, 2)))
+    centralise_gradients([matrix, vector, blocks])
+    given = torch.tensor([[1.0, 5.0], [2.0, 4.0]])
+    for _ in range(2):
+        # a second part of the batch adds up
+        (matrix * given).sum().backward()
+    (vector * given[0]).sum().backward()
+    (blocks * given[:, None]).sum().backward()
+    assert matrix.grad.tolist() == [[-4, 4], [-2, 2]]
+    assert vector.grad.tolist() == [1, 5]
+    assert blocks.grad.tolist() == [[[-2, 2]], [[-1, 1]]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_are_centralised_before_they_are_clipped(precision):
+    settings = {"engine": {"precision": precision}, "clip_norm": 1e-3}
+    raw, centred = (
+        Training(without_dropout(gradient_centralisation=flag, **settings), CPU)
+        for flag in (False, True)
+    )
+    assert centred.advance().gradient_norm < raw.advance().gradient_norm
+    matrices = [p for p in centred.engine.masters if p.ndim > 1]
+    assert matrices
+    for parameter in matrices:
+        sums = parameter.grad.flatten(1).mean(1)
+        # 8 bits of each entry remain in bf16
+        limit = (1e-6 if precision == "fp32" else 2e-2) * float(parameter.grad.abs().max())
+        assert float(sums.abs().max()) <= limit
+    norm = torch.stack([p.grad.norm() for p in centred.engine.masters]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-2)
 
 
 def without_dropout(**train):

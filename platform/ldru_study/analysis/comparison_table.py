@@ -25,18 +25,32 @@ def pick_model(store: Store, side: str, study_of: Callable[[str], str]) -> list[
         NotFoundError: the store holds no such study, or the study no such model.
         StudyError: the study has several models and none is named.
     """
+    cells = pick_cells(store, side, study_of)
+    models = _models(cells)
+    if len(models) > 1:
+        known = ", ".join(models)
+        example = f"{side}:{models[0]}"
+        raise StudyError(f"{side}: the study has several models: {known}. Write '{example}'.")
+    return cells
+
+
+def pick_cells(store: Store, side: str, study_of: Callable[[str], str]) -> list[CellCurves]:
+    """Return the cells of ``STUDY:MODEL``, or all of ``STUDY``; see `pick_model`.
+
+    Raises:
+        NotFoundError: the store holds no such study, or the study no such model.
+    """
     study, _, model = side.partition(":")
-    cells = collect(store, study_of(study)).cells
-    models = list(dict.fromkeys(cell.model for cell in cells))
+    cells = list(collect(store, study_of(study)).cells)
     if not model:
-        if len(models) > 1:
-            example = f"{study}:{models[0]}"
-            known = ", ".join(models)
-            raise StudyError(f"{side}: the study has several models: {known}. Write '{example}'.")
-        return list(cells)
-    if model not in models:
+        return cells
+    if model not in (models := _models(cells)):
         raise NotFoundError(f"{side}: {unknown_name('model of the study', model, models)}")
     return [cell for cell in cells if cell.model == model]
+
+
+def _models(cells: list[CellCurves]) -> list[str]:
+    return list(dict.fromkeys(cell.model for cell in cells))
 
 
 def comparison_rows(found: Comparison) -> list[list[str]]:

@@ -141,27 +141,62 @@ def _num_parameters(cell: CellCurves) -> float:
 
 @analyze.command()
 @click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("second", metavar="[B]", required=False)
+@click.option("--published", is_flag=True, help="Set A beside published figures, without B.")
 @store_option
 @json_option
-def compare(first: str, second: str, store_uri: str, as_json: bool) -> None:
+def compare(first: str, second: str | None, published: bool, store_uri: str, as_json: bool) -> None:
     """Test whether A holds better than B beyond the training length, task by task.
 
     A and B are STUDY:MODEL, or STUDY where the study has a single model; MODEL is a label of the
     verdict table. Pairs are one task and one seed; the test is an exact permutation of signs, with
     Holm's correction over the tasks. 1 is perfect and 0 a constant answer.
 
+    With --published A may be a STUDY of any models: its mean accuracy over the lengths of the
+    published mean, with the lowest and the highest seed, beside the figure, and what differs.
+
     \b
     Example: ldru-study analyze compare quick:lstm "quick:ldru(mlp)"
+    Example: ldru-study analyze compare paper-rq1 --published
     """
+    from ldru_study.results.store import Store
+
+    if published and second is not None:
+        raise click.UsageError(f"--published compares one study. Drop '{second}'.")
+    if published:
+        _compare_published(Store(store_uri), first, as_json=as_json)
+    elif second is None:
+        raise click.UsageError("Name a second model B, or compare with --published figures.")
+    else:
+        _compare_models(Store(store_uri), first, second, as_json=as_json)
+
+
+def _compare_published(store: Store, side: str, *, as_json: bool) -> None:
+    from ldru_study.analysis import published as publishing
+    from ldru_study.analysis.comparison_table import pick_cells
+
+    found, left_out = publishing.beside_published(pick_cells(store, side, study_name))
+    if as_json:
+        figures = [publishing.published_json(one) for one in found]
+        print_json({"study": side, "figures": figures, "left_out": left_out})
+    else:
+        columns = publishing.COLUMNS
+        rows = publishing.published_rows(found)
+        print_table(columns, rows, right=("seeds", "published"), keys=("task", "model"))
+    by_reason: dict[str, list[str]] = {}
+    for cell, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(cell)
+    for reason, cells in by_reason.items():
+        say(f"Left out: {', '.join(cells)}: {reason}.")
+
+
+def _compare_models(store: Store, first: str, second: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from ldru_study.analysis import compare as comparing
     from ldru_study.analysis.comparison_table import COLUMNS, comparison_rows, pick_model
     from ldru_study.errors import StudyError
-    from ldru_study.results.store import Store
 
-    store = Store(store_uri)
     a, b = (pick_model(store, side, study_name) for side in (first, second))
     try:
         found = comparing.compare(a, b)

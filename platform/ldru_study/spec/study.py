@@ -63,6 +63,53 @@ Duration = Annotated[
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})(?: by (\d{1,9}))?")
+
+
+def _as_lengths(value: Any) -> Any:
+    """Read ranges such as 42..500 or 41..500 by 17, ends included, among single lengths."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    lengths: list[Any] = []
+    for each in value:
+        if not isinstance(each, str):
+            lengths.append(each)
+            continue
+        match = _RANGE.fullmatch(each)
+        low, high, step = (int(part or 1) for part in match.groups()) if match else (1, 0, 1)
+        if not 1 <= low <= high or not step:
+            raise ValueError(
+                "wants lengths such as 63, or ranges of them such as 42..500 or 41..500 by 17, "
+                f"found {describe(each)}"
+            )
+        if (high - low) // step >= _MAX_LENGTHS:
+            raise ValueError(
+                f"{each} has more than {_MAX_LENGTHS} lengths. Give a step: {low}..{high} by "
+                f"{-(-(high - low) // 100)}"
+            )
+        lengths += range(low, high + 1, step)
+    return tuple(lengths)
+
+
+_MAX_LENGTHS = 10_000
+# whole numbers to the code
+Lengths = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(_as_lengths),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "integer", "minimum": 1},
+                    {"type": "string", "pattern": r"^\d{1,9}\.\.\d{1,9}( by \d{1,9})?$"},
+                ]
+            },
+        }
+    ),
+]
+
+
 class EvaluateConfig(Strict):
     """What is asked of a trained model; decides no weights, so it can change at any time."""
 
@@ -70,8 +117,8 @@ class EvaluateConfig(Strict):
         (1, 1.5, 2, 3, 4, 6, 8, 12.5, 25, 50, 100),
         description="test lengths as multiples of train.max_length",
     )
-    lengths: Annotated[tuple[Count, ...], BeforeValidator(_as_tuple)] = Field(
-        (), description="further test lengths in tokens"
+    lengths: Lengths = Field(
+        (), description="further test lengths in tokens, single or as ranges: 42..500 by 2"
     )
     strings: Count = Field(1024, description="strings per test length")
     seed: Seed = Field(0, description="of the test strings; every model sees the same ones")

@@ -49,6 +49,9 @@ class TrainConfig(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup: Share = Field(0.2, description="share of the steps that raise the rate linearly")
     schedule: Literal["constant", "cosine"] = Field("constant", description="after the warm-up")
+    gradient_centralisation: bool = Field(
+        False, description="subtract from the gradient of every matrix the mean of each of its rows"
+    )
     clip_norm: Positive | None = Field(1.0, description="largest gradient norm; null: no clipping")
     curriculum: CurriculumConfig | None = Field(None, description="short strings first")
     associativity_penalty: Annotated[float, Field(ge=0)] = Field(

@@ -23,7 +23,11 @@ from ldru_study.spec.engine import DeepSpeedEngine
 from ldru_study.spec.trial import TrainConfig
 from ldru_study.training.engine import DTYPES, OptimizerState
 from ldru_study.training.failures import is_out_of_memory
-from ldru_study.training.optimiser import build_optimizer, set_learning_rate
+from ldru_study.training.optimiser import (
+    build_optimizer,
+    centralise_gradients,
+    set_learning_rate,
+)
 from ldru_study.training.ranks import join, open_meeting
 
 
@@ -81,6 +85,8 @@ class DeepSpeed:
         # the copies that compute are rounded from these, not the other way round
         exact = {name: value.clone() for name, value in model.state_dict().items()}
         model = model.to(device)
+        if train.gradient_centralisation:
+            centralise_gradients(model.parameters())
         try:
             self._engine, self.optimizer, *_ = deepspeed.initialize(
                 model=model,

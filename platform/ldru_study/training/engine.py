@@ -18,7 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ldru_study.spec.trial import TrainConfig
-from ldru_study.training.optimiser import build_optimizer, set_learning_rate
+from ldru_study.training.optimiser import (
+    build_optimizer,
+    centralise_gradients,
+    set_learning_rate,
+)
 from ldru_study.training.ranks import Ranks
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -90,6 +94,8 @@ class Plain:
         if self._has_copies:
             self.masters = [nn.Parameter(p.detach().clone()) for p in self.masters]
         self.model = model.to(DTYPES[train.engine.precision])
+        if train.gradient_centralisation:
+            centralise_gradients(self.model.parameters())
         self.optimizer = build_optimizer(self.masters, train)
 
     def zero_grad(self) -> None:

@@ -17,8 +17,7 @@ from ldru_study.errors import SpecError
 from ldru_study.execution import tune
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake
-from ldru_study.execution.rank_group import bundles
-from ldru_study.execution.tune import RunOptions, run_trials
+from ldru_study.execution.tune import RunOptions, bundles, run_trials
 from ldru_study.results.facts import read_facts
 from ldru_study.results.heartbeat import read_heartbeats
 from ldru_study.results.store import Store

@@ -61,13 +61,6 @@ def rank_group(work: Work, *, cpus: float, gpus: float, threads: int) -> RankGro
 _HELD: dict[int, RankGroup] = {}
 
 
-def bundles(workers: int, cpus: float, gpus: float) -> list[dict[str, float]]:
-    """Return what a trial takes, for Tune: one bundle per process that computes."""
-    each = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
-    # the trial itself waits for its workers and computes nothing
-    return [each] if workers == 1 else [{}, *[each] * workers]
-
-
 class RankGroup:
     """Processes that train one trial together; `Workers` for an attempt.
 

@@ -40,7 +40,6 @@ from ldru_study.execution.deaths import (
     close_attempts,
     newest_error,
 )
-from ldru_study.execution.rank_group import bundles, rank_group
 from ldru_study.execution.scheduler import CellAsha, CellSchedulers
 from ldru_study.execution.submit import Submission
 from ldru_study.results.facts import read_facts
@@ -198,6 +197,13 @@ def _places(workers: int, resources: ResourcesConfig) -> Any:
     return tune.PlacementGroupFactory(bundles(workers, resources.cpus, resources.gpus))
 
 
+def bundles(workers: int, cpus: float, gpus: float) -> list[dict[str, float]]:
+    """Return what a trial takes, for Tune: one bundle per process that computes."""
+    each = {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+    # the trial itself waits for its workers and computes nothing
+    return [each] if workers == 1 else [{}, *[each] * workers]
+
+
 def _start_ray(options: RunOptions, listener: Listener, workers: int) -> None:
     for name in ("ray", "ray.tune", "ray.data", "ray._private"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -230,6 +236,7 @@ def _trial(config: dict[str, Any]) -> None:
     import torch
 
     from ldru_kernels import keep_freed_memory
+    from ldru_study.execution.rank_group import rank_group
     from ldru_study.training.attempt import run_attempt
 
     torch.set_num_threads(config["threads"])

@@ -104,6 +104,7 @@ def judge_jointly(
     settings: VerdictSettings = DEFAULTS,
     *,
     levels: Sequence[float] | None = None,
+    alone: Sequence[Sequence[Kind]] | None = None,
 ) -> list[JointVerdict]:
     """Judge each group of seeds by a shape that they share and a threshold of each.
 
@@ -111,6 +112,8 @@ def judge_jointly(
         groups: the curves of each cell; many at once are far faster than one by one.
         settings: thresholds.
         levels: excesses whose failure multiples are wanted; None: those of the settings.
+        alone: what `judge_curves` says about each seed of each group; None: it is asked here,
+            where that is in question.
 
     Raises:
         ValueError: a group is empty or mixes training lengths.
@@ -141,12 +144,20 @@ def judge_jointly(
     rest = [[c for c in subjects[n].curves if c.seed not in others[n]] for n in again]
     for n, refitted in zip(again, _fit(rest, settings), strict=True):
         subjects[n] = refitted
+    decided = [_decide(subject, settings, wanted) for subject in subjects]
+    collapsed = _collapsed(
+        {
+            row: (subjects[n].curves, groups[row], None if alone is None else alone[row])
+            for n, row in enumerate(asked)
+            if decided[n].kind == "holds"
+        },
+        settings,
+    )
     for n, row in enumerate(asked):
-        own = _decide(subjects[n], settings, wanted)
+        own = decided[n]
         verdict = _majority(subjects[n], others[n]) or own
         kinds = {curve.seed: own.kind for curve in subjects[n].curves} | others[n]
-        if own.kind == "holds":
-            kinds |= _collapsed(subjects[n].curves, settings)
+        kinds |= collapsed.get(row, {})
         left = {seed: kinds[seed] for seed in sorted(kinds) if kinds[seed] != verdict.kind}
         verdicts[row] = replace(verdict, left_out=left)
     return [verdicts[row] for row in range(len(groups))]
@@ -277,19 +288,39 @@ def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind
     return {seed: kind for seed, kind in found.items() if not explained[kind]}
 
 
-def _collapsed(curves: Sequence[LengthCurve], settings: VerdictSettings) -> dict[int, Kind]:
-    """Return the seeds that fail when judged alone.
+def _collapsed(
+    cells: Mapping[int, tuple[Sequence[LengthCurve], Sequence[LengthCurve], Sequence[Kind] | None]],
+    settings: VerdictSettings,
+) -> dict[int, dict[int, Kind]]:
+    """Return the seeds of each cell that fail when judged alone.
 
     A cell whose other seeds are faultless may hold, with such a seed as overdispersion.
+
+    Args:
+        cells: by row, the curves that were fitted, those given, and what each of these is alone.
+        settings: thresholds.
     """
     level, confidence = settings.near_perfect, settings.confidence
-    fallen = [c for c in curves if find_bracket(c, level, confidence).fails_at is not None]
-    verdicts = judge_curves(fallen, settings, levels=())
-    return {
-        curve.seed: verdict.kind
-        for curve, verdict in zip(fallen, verdicts, strict=True)
-        if verdict.kind not in ("holds", "inconclusive")
+    fallen = [
+        (row, curve)
+        for row, (curves, _, _) in cells.items()
+        for curve in curves
+        if find_bracket(curve, level, confidence).fails_at is not None
+    ]
+    known = {
+        (row, curve.seed): kind
+        for row, (_, given, alone) in cells.items()
+        for curve, kind in zip(given, alone or (), strict=alone is not None)
     }
+    asked = [(row, curve) for row, curve in fallen if (row, curve.seed) not in known]
+    verdicts = judge_curves([curve for _, curve in asked], settings, levels=())
+    known |= {(row, c.seed): v.kind for (row, c), v in zip(asked, verdicts, strict=True)}
+    found: dict[int, dict[int, Kind]] = {row: {} for row in cells}
+    for row, curve in fallen:
+        kind = known[row, curve.seed]
+        if kind not in ("holds", "inconclusive"):
+            found[row][curve.seed] = kind
+    return found
 
 
 def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | None:

@@ -27,6 +27,8 @@ _ROOT_DEVIANCE_MAX = 6.0
 _SCATTERS = np.geomspace(0.004, 3.0, 16)
 _NEAR = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.75, 4.0, 6.0, 9.0, 14.0])
 _CELLS_AT_ONCE = 25
+# numbers handled at once: more than this leave the processor's cache
+_BLOCK = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +141,15 @@ def _best_scatter(
     mu: Floats, knots: Floats, table: Floats, real: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
     """Return the best log likelihood over the scatter for each mu, and that scatter, [C, Q]."""
-    values = np.stack([_marginal(mu, sigma, knots, table, real) for sigma in _SCATTERS])
+    size = max(1, _BLOCK // (mu.shape[1] * knots.shape[1] * knots.shape[2]))
+    parts = [slice(first, first + size) for first in range(0, len(mu), size)]
+    values = np.concatenate(
+        [
+            [_marginal(mu[n], sigma, knots[n], table[n], real[n]) for sigma in _SCATTERS]
+            for n in parts
+        ],
+        axis=1,
+    )
     # one seed alone has no scatter
     values[1:, real.sum(1) == 1] = -np.inf
     top = values.argmax(0)
@@ -177,7 +187,8 @@ def _marginal(
     # of z - z_left over one segment
     moment = -np.diff(density, axis=-1) - z[..., :-1] * mass
     rise = np.diff(height, axis=-1) / np.maximum(np.diff(z, axis=-1), 1e-12)
-    inside = (height[..., :-1] * mass + rise * moment).sum(-1)
+    inside = np.einsum("...g,...g", np.broadcast_to(height[..., :-1], mass.shape), mass)
+    inside += np.einsum("...g,...g", rise, moment)
     outside = height[..., 0] * below[..., 0] + height[..., -1] * (1 - below[..., -1])
     each = np.log(np.maximum(inside + outside, 1e-300)) + peak[:, None, :, 0]
     return np.asarray(np.where(real[:, None], each, 0.0).sum(-1))

@@ -5,12 +5,15 @@
 One formula serves the whole family: t is the multiple at which S = exp(-g). With g = ln 2 it is
 the half multiple; with another g it is the failure multiple at that level, which makes profile
 likelihoods one-dimensional. beta = 1 is M1; t beyond every length is M0.
+
+Beside it stands S(m) = 1 / (1 + g (m / t)^(2 ln 2 beta)), a logistic in ln m: as steep at the half
+multiple, but with another tail. It serves to say how much a number owes to the form of the curve.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +23,7 @@ from scipy.special import gammaln
 from ldru_study.analysis.counts import Floats, LengthCurve
 
 Family = Literal["holds", "gradual", "weibull"]
+Form = Literal["weibull", "logistic"]
 FAMILIES: tuple[Family, ...] = ("holds", "gradual", "weibull")
 NUM_PARAMETERS: dict[Family, int] = {"holds": 2, "gradual": 3, "weibull": 4}
 
@@ -90,19 +94,32 @@ class Anchor:
     The chance-corrected excess is (p - chance) / (1 - chance) = S (1 - lapse / (1 - chance)), so
     g = ln(1 - lapse / (1 - chance)) - ln(level). ``level`` None means S = 1/2, whatever the lapse.
 
+    For the logistic form g = (1 - lapse / (1 - chance)) / level - 1.
+
     Args:
         level: a share inside (0, 1), or None.
         chance: chance where the curve fails, [R].
+        form: of the curve.
     """
 
     level: float | None
     chance: Floats
+    form: Form = "weibull"
+
+    @property
+    def steepness(self) -> float:
+        """The change of ln u with beta ln m; u is g (m / t)^beta in the Weibull form."""
+        return 1.0 if self.form == "weibull" else 2 * float(np.log(2))
 
     def log_g(self, lapse: Floats) -> tuple[Floats, Floats]:
         """Return ln g and its derivative by lapse, in the shape of ``lapse`` [..., R]."""
         if self.level is None:
-            return np.full_like(lapse, np.log(np.log(2.0))), np.zeros_like(lapse)
+            g_half = np.log(2.0) if self.form == "weibull" else 1.0
+            return np.full_like(lapse, np.log(g_half)), np.zeros_like(lapse)
         room = 1 - self.chance - lapse
+        if self.form == "logistic":
+            above = room - self.level * (1 - self.chance)
+            return np.log(above / (self.level * (1 - self.chance))), -1 / above
         g = np.log(room / (1 - self.chance)) - np.log(self.level)
         return np.log(g), -1 / (room * g)
 
@@ -146,14 +163,21 @@ def _probability(
     log_g, log_g_by_lapse = anchor.log_g(lapse[..., 0])
     distance = cells.log_multiple - parameters[..., SCALE, None]
     # beyond e^40 the survival is 0 and its derivatives vanish with it
-    u = np.exp(np.clip(log_g[..., None] + beta * distance, -700.0, 40.0))
-    s, failed = np.exp(-u), -np.expm1(-u)
+    by_t = anchor.steepness * beta
+    u = np.exp(np.clip(log_g[..., None] + by_t * distance, -700.0, 40.0))
+    if anchor.form == "weibull":
+        s, failed = np.exp(-u), -np.expm1(-u)
+        s_by_log_u = -s * u
+    else:
+        s = 1 / (1 + u)
+        failed = u * s
+        s_by_log_u = -s * failed
     # a mixture of chance and plateau: inside [0, 1] even where lapse exceeds 1 - chance
     p = np.clip(cells.chance * failed + (1 - lapse) * s, _TINY, 1.0)
     q = np.clip((1 - cells.chance) * failed + lapse * s, _TINY, 1.0)
-    by_log_u = -(1 - cells.chance - lapse) * s * u
+    by_log_u = (1 - cells.chance - lapse) * s_by_log_u
     by_lapse = -s + by_log_u * log_g_by_lapse[..., None]
-    return p, q, (-by_log_u * beta, by_log_u * beta * distance, 2 * root_lapse * by_lapse)
+    return p, q, (-by_log_u * by_t, by_log_u * by_t * distance, 2 * root_lapse * by_lapse)
 
 
 def _in_blocks(
@@ -177,7 +201,7 @@ def _in_blocks(
     for first in range(0, shape[0], size):
         rows = slice(first, first + size)
         chance = anchor.chance[rows] if anchor.chance.ndim else anchor.chance
-        local = Anchor(anchor.level, chance)
+        local = replace(anchor, chance=chance)
         found.append(function(parameters[(*before, rows)], cells.take(rows), local))
     return np.concatenate(found, axis=-len(shape))
 

@@ -154,7 +154,9 @@ def maximise(
         gain = log_likelihood(tried, part, local) - value[rows]
         poor = np.flatnonzero(gain <= tolerance)
         if len(poor):
-            shorter = np.clip(best[rows[poor]] + _SHORTER_STEPS * step[poor], lower[poor], upper[poor])
+            shorter = np.clip(
+                best[rows[poor]] + _SHORTER_STEPS * step[poor], lower[poor], upper[poor]
+            )
             values = log_likelihood(
                 shorter, part.take(poor), Anchor(anchor.level, local.chance[poor])
             )

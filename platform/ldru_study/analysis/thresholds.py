@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from ldru_study.analysis.counts import Floats
-from ldru_study.analysis.curves import SCALE, Anchor, Cells, log_likelihood
+from ldru_study.analysis.curves import SCALE, Anchor, Cells, Form, log_likelihood
 from ldru_study.analysis.joint import JointFits
 
 # how far before the first and past the last multiple a seed may fail (natural logarithm)
@@ -66,7 +66,9 @@ def profile_medians(
         rows = np.arange(first, min(first + _CELLS_AT_ONCE, num_cells))
         given = None if mu is None else mu[rows]
         parts.append(
-            _profiles([fit.parameters[rows] for fit in candidates], cells.take(rows), given)
+            _profiles(
+                [(fit.parameters[rows], fit.form) for fit in candidates], cells.take(rows), given
+            )
         )
     return [
         Thresholds(*(np.concatenate(column) for column in zip(*part, strict=True)))
@@ -95,12 +97,12 @@ def interval_cut(num_seeds: int, spare: int, confidence: float = 0.95) -> float:
 
 
 def _profiles(
-    candidates: Sequence[Floats], cells: Cells, mu: Floats | None
+    candidates: Sequence[tuple[Floats, Form]], cells: Cells, mu: Floats | None
 ) -> list[tuple[Floats, ...]]:
     real = np.asarray(cells.num_total.any(2))
     tables = []
-    for parameters in candidates:
-        knots, table = _tabulate(parameters, cells)
+    for parameters, form in candidates:
+        knots, table = _tabulate(parameters, cells, form)
         tables.append((knots, np.where(real[..., None], table, 0.0)))
     if mu is None:
         mu = _candidates(*tables[0], real)
@@ -194,7 +196,7 @@ def _marginal(
     return np.asarray(np.where(real[:, None], each, 0.0).sum(-1))
 
 
-def _tabulate(parameters: Floats, cells: Cells) -> tuple[Floats, Floats]:
+def _tabulate(parameters: Floats, cells: Cells, form: Form) -> tuple[Floats, Floats]:
     """Return knots and log likelihoods of each seed over its own half multiple, [C, S, G] each."""
     num_cells, num_seeds, num_lengths = cells.num_total.shape
     flat = Cells(*(getattr(cells, n).reshape(-1, num_lengths) for n in cells.__dataclass_fields__))
@@ -206,16 +208,16 @@ def _tabulate(parameters: Floats, cells: Cells) -> tuple[Floats, Floats]:
     # a peak narrower than the coarse knots must not fall between them
     knots = np.sort(np.concatenate([knots, shared[:, [SCALE]]], axis=1), axis=1)
     for _ in range(2):
-        knots = _crowd(knots, _evaluate(shared, flat, knots))
-    table = _evaluate(shared, flat, knots)
+        knots = _crowd(knots, _evaluate(shared, flat, knots, form))
+    table = _evaluate(shared, flat, knots, form)
     shape = num_cells, num_seeds, _NUM_KNOTS
     return knots.reshape(shape), table.reshape(shape)
 
 
-def _evaluate(shared: Floats, flat: Cells, knots: Floats) -> Floats:
+def _evaluate(shared: Floats, flat: Cells, knots: Floats, form: Form) -> Floats:
     at = np.repeat(shared[None], knots.shape[1], axis=0)
     at[..., SCALE] = knots.T
-    return log_likelihood(at, flat, Anchor(None, np.zeros(len(shared)))).T
+    return log_likelihood(at, flat, Anchor(None, np.zeros(len(shared)), form)).T
 
 
 def _crowd(knots: Floats, table: Floats) -> Floats:

@@ -148,7 +148,7 @@ def judge_jointly(
     ... ]
     >>> (verdict,) = judge_jointly([seeds])
     >>> verdict.kind, round(verdict.half_multiple.value, 1)
-    ('gradual', 3.2)
+    ('gradual', 3.0)
     """
     wanted = settings.levels if levels is None else tuple(levels)
     evidence = [gather(group, settings.informative_chance) for group in groups]
@@ -209,9 +209,11 @@ def _fit_part(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings
     whole, cells = Cells.stack(groups), stack_seeds(groups)
     held, held_value = optimise(whole, "holds")
     weibull, gradual = fit_jointly(cells, "weibull"), fit_jointly(cells, "gradual")
-    betas = _less_steep(weibull, cells, log_span() / np.log(settings.sharp_ratio))
+    cut = log_span() / np.log(settings.sharp_ratio)
+    betas = _less_steep(weibull, cells, cut)
     logistic = refit_as(weibull, cells, "logistic")
-    others = _less_steep(logistic, cells, log_span() / np.log(settings.sharp_ratio))
+    # the Weibull form has the widest candidates already
+    others = _less_steep(logistic, cells, cut)[1:3]
     fits = [
         *(weibull, *(refit_with(weibull, cells, beta) for beta in betas)),
         *(logistic, *(refit_with(logistic, cells, beta) for beta in others)),

@@ -70,8 +70,8 @@ def main(cells: int, seed: int, processes: int, speed: bool) -> None:
         ):
             click.echo(
                 f"| {name} | {found.num_cells} | {found.error:.3f} | {found.error_of_seeds:.3f} | "
-                f"{found.covered:.3f} | {found.covered_of_seeds:.3f} | {found.width:.3f} | {found.right:.3f} | "
-                f"{found.false_numbers} | {found.without_value} |"
+                f"{found.covered:.3f} | {found.covered_of_seeds:.3f} | {found.width:.3f} | "
+                f"{found.right:.3f} | {found.false_numbers} | {found.without_value} |"
             )
 
 

@@ -140,7 +140,8 @@ class Score:
 
     ``error`` and ``covered`` are about the median of the population that the seeds are drawn
     from, ``error_of_seeds`` and ``covered_of_seeds`` about the median of the seeds drawn. A value
-    that is not given has no error; an interval that is not given covers nothing.
+    that is not given has no error; an interval that is not given covers nothing. ``width`` is the
+    median of ln(upper / lower) over the intervals with two ends.
     """
 
     num_cells: int
@@ -148,6 +149,7 @@ class Score:
     error_of_seeds: float
     covered: float
     covered_of_seeds: float
+    width: float
     right: float
     false_numbers: int
     without_value: int
@@ -155,7 +157,7 @@ class Score:
 
 def score(truths: Sequence[Truth], verdicts: Sequence[JointVerdict]) -> Score:
     """Compare verdicts with the truths that they are about."""
-    errors, covered = [], []
+    errors, covered, widths = [], [], []
     missing = 0
     for truth, verdict in zip(truths, verdicts, strict=True):
         if truth.half is None:
@@ -166,6 +168,8 @@ def score(truths: Sequence[Truth], verdicts: Sequence[JointVerdict]) -> Score:
         else:
             errors.append(np.abs(half.value / targets - 1))
         known = half.lower is not None and verdict.kind not in ("holds", "never_learned")
+        if half.lower is not None and half.upper is not None:
+            widths.append(np.log(half.upper / half.lower))
         upper = np.inf if half.upper is None else half.upper
         covered.append((half.lower <= targets) & (targets <= upper) if known else [False, False])
     held = [v for t, v in zip(truths, verdicts, strict=True) if t.half is None]
@@ -176,6 +180,7 @@ def score(truths: Sequence[Truth], verdicts: Sequence[JointVerdict]) -> Score:
         error_of_seeds=float(median[1]),
         covered=float(mean[0]),
         covered_of_seeds=float(mean[1]),
+        width=float(np.median(widths)),
         right=float(np.mean([t.kind == v.kind for t, v in zip(truths, verdicts, strict=True)])),
         false_numbers=sum(v.half_multiple.value is not None for v in held),
         without_value=missing,

@@ -25,7 +25,8 @@ def test_the_example_of_the_docstring_is_true():
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "most"), [("usual", 11, 0.04), ("octaves", 12, 0.12), ("few", 13, 0.12)]
+    ("name", "seed", "most"),
+    [("usual", 11, 0.04), ("octaves", 12, 0.12), ("few", 13, 0.12), ("logistic", 14, 0.06)],
 )
 def test_simulated_cells_are_found_again(name, seed, most):
     """60 or 30 cells; `tests/benchmarks/simulated_truth.py` draws thousands, in every variant."""

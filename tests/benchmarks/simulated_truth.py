@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from tests.analysis.population import KINDS, VARIANTS, Score, Variant, draw_cell, score
 
 from ldru_study.analysis.cases import CASE_SETTINGS
-from ldru_study.analysis.consensus import JointVerdict, judge_jointly
+from ldru_study.analysis.cell import CellVerdict, judge_cells
+from ldru_study.analysis.consensus import judge_jointly
+from ldru_study.analysis.counts import CellCurves
 
 SPEED = Variant(grids=(tuple(np.geomspace(0.5, 64, 20)),), num_seeds=(10, 10))
 
@@ -31,10 +33,11 @@ def variant_score(name: str, cells: int, seed: int) -> tuple[str, Score]:
     return name, score(truths, judge_jointly([t.curves for t in truths], CASE_SETTINGS, levels=()))
 
 
-def judge_part(part: tuple[int, int]) -> list[JointVerdict]:
-    """Judge ``part[1]`` cells drawn from the seed ``part[0]``."""
+def judge_part(part: tuple[int, int]) -> list[CellVerdict]:
+    """Judge ``part[1]`` cells drawn from the seed ``part[0]``: per seed, pooled and jointly."""
     rng = np.random.default_rng(part[0])
-    return judge_jointly([draw_cell(rng, SPEED, KINDS[n % 3]).curves for n in range(part[1])])
+    drawn = [draw_cell(rng, SPEED, KINDS[n % 3]).curves for n in range(part[1])]
+    return judge_cells([CellCurves("parity_check", "model", "cell", c, {}, {}) for c in drawn])
 
 
 @click.command()
@@ -57,7 +60,9 @@ def main(cells: int, seed: int, processes: int, speed: bool) -> None:
             return
         click.echo(
             "| variant | cells | error, population | error, seeds | covered, population | "
-            "covered, seeds | class right | false numbers | no value |\n" + "| --- " * 9 + "|"
+            "covered, seeds | width | class right | false numbers | no value |\n"
+            + "| --- " * 10
+            + "|"
         )
         names = list(VARIANTS)
         for name, found in pool.map(
@@ -65,8 +70,8 @@ def main(cells: int, seed: int, processes: int, speed: bool) -> None:
         ):
             click.echo(
                 f"| {name} | {found.num_cells} | {found.error:.3f} | {found.error_of_seeds:.3f} | "
-                f"{found.covered:.3f} | {found.covered_of_seeds:.3f} | {found.right:.3f} | "
-                f"{found.false_numbers} | {found.without_value} |"
+                f"{found.covered:.3f} | {found.covered_of_seeds:.3f} | {found.width:.3f} | "
+                f"{found.right:.3f} | {found.false_numbers} | {found.without_value} |"
             )
 
 

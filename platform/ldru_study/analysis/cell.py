@@ -87,7 +87,8 @@ def judge_cells(
     per_cell = [tuple(next(verdicts) for _ in cell.curves) for cell in cells]
     groups = [cell.curves for cell in cells if cell.curves]
     pooled = iter(judge_groups(groups, settings, levels=()))
-    joint = iter(judge_jointly(groups, settings))
+    alone = [[seed.kind for seed in seeds] for seeds in per_cell if seeds]
+    joint = iter(judge_jointly(groups, settings, alone=alone))
     return [
         _combine(cell, seeds, (next(pooled), next(joint)) if cell.curves else None, settings)
         for cell, seeds in zip(cells, per_cell, strict=True)

@@ -11,15 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import expit, ndtri
 
 from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.counts import Floats, LengthCurve
-from ldru_study.analysis.curves import BETA, LAPSE, RHO, SCALE, Cells, Family, survival
+from ldru_study.analysis.curves import (
+    BETA,
+    LAPSE,
+    RHO,
+    SCALE,
+    Anchor,
+    Cells,
+    Family,
+    Form,
+    survival,
+)
 from ldru_study.analysis.evidence import Evidence, gather
 from ldru_study.analysis.failure import UNKNOWN, Estimate, log_span, sharpness
 from ldru_study.analysis.fits import optimise
-from ldru_study.analysis.joint import LAPSE_MEAN, JointFits, fit_jointly, refit_with, stack_seeds
+from ldru_study.analysis.joint import (
+    LAPSE_MEAN,
+    JointFits,
+    fit_jointly,
+    refit_as,
+    refit_with,
+    stack_seeds,
+)
 from ldru_study.analysis.judge import judge_curves
 from ldru_study.analysis.profiles import crossings, middle_of_top
 from ldru_study.analysis.thresholds import Thresholds, interval_cut, profile_medians
@@ -72,7 +89,9 @@ class _Subject:
     Args:
         curves: its seeds, on informative lengths.
         bic: of each family.
-        best: number of the best candidate of each failing family.
+        logistic_bic: of the logistic form, which has a say in the numbers and none in the kind.
+        members: numbers of the candidates of each failing family and of the logistic form.
+        best: number of the best candidate of each.
         parameters: of each candidate and seed, [J, S, 4]; the last candidate is M1.
         mu: the median half multiples that were tried, as natural logarithms, [Q].
         values: log likelihood of each candidate there, with the prior of the lapse, [J, Q].
@@ -84,7 +103,9 @@ class _Subject:
 
     curves: tuple[LengthCurve, ...]
     bic: Mapping[Family, float]
-    best: Mapping[Family, int]
+    logistic_bic: float
+    members: Mapping[Family | Form, Sequence[int]]
+    best: Mapping[Family | Form, int]
     parameters: Floats
     mu: Floats
     values: Floats
@@ -104,6 +125,7 @@ def judge_jointly(
     settings: VerdictSettings = DEFAULTS,
     *,
     levels: Sequence[float] | None = None,
+    alone: Sequence[Sequence[Kind]] | None = None,
 ) -> list[JointVerdict]:
     """Judge each group of seeds by a shape that they share and a threshold of each.
 
@@ -111,6 +133,8 @@ def judge_jointly(
         groups: the curves of each cell; many at once are far faster than one by one.
         settings: thresholds.
         levels: excesses whose failure multiples are wanted; None: those of the settings.
+        alone: what `judge_curves` says about each seed of each group; None: it is asked here,
+            where that is in question.
 
     Raises:
         ValueError: a group is empty or mixes training lengths.
@@ -124,7 +148,7 @@ def judge_jointly(
     ... ]
     >>> (verdict,) = judge_jointly([seeds])
     >>> verdict.kind, round(verdict.half_multiple.value, 1)
-    ('gradual', 3.2)
+    ('gradual', 3.0)
     """
     wanted = settings.levels if levels is None else tuple(levels)
     evidence = [gather(group, settings.informative_chance) for group in groups]
@@ -141,12 +165,20 @@ def judge_jointly(
     rest = [[c for c in subjects[n].curves if c.seed not in others[n]] for n in again]
     for n, refitted in zip(again, _fit(rest, settings), strict=True):
         subjects[n] = refitted
+    decided = [_decide(subject, settings, wanted) for subject in subjects]
+    collapsed = _collapsed(
+        {
+            row: (subjects[n].curves, groups[row], None if alone is None else alone[row])
+            for n, row in enumerate(asked)
+            if decided[n].kind == "holds"
+        },
+        settings,
+    )
     for n, row in enumerate(asked):
-        own = _decide(subjects[n], settings, wanted)
+        own = decided[n]
         verdict = _majority(subjects[n], others[n]) or own
         kinds = {curve.seed: own.kind for curve in subjects[n].curves} | others[n]
-        if own.kind == "holds":
-            kinds |= _collapsed(subjects[n].curves, settings)
+        kinds |= collapsed.get(row, {})
         left = {seed: kinds[seed] for seed in sorted(kinds) if kinds[seed] != verdict.kind}
         verdicts[row] = replace(verdict, left_out=left)
     return [verdicts[row] for row in range(len(groups))]
@@ -177,8 +209,16 @@ def _fit_part(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings
     whole, cells = Cells.stack(groups), stack_seeds(groups)
     held, held_value = optimise(whole, "holds")
     weibull, gradual = fit_jointly(cells, "weibull"), fit_jointly(cells, "gradual")
-    betas = _less_steep(weibull, cells, log_span() / np.log(settings.sharp_ratio))
-    fits = [weibull, *(refit_with(weibull, cells, beta) for beta in betas), gradual]
+    cut = log_span() / np.log(settings.sharp_ratio)
+    betas = _less_steep(weibull, cells, cut)
+    logistic = refit_as(weibull, cells, "logistic")
+    # the Weibull form has the widest candidates already
+    others = _less_steep(logistic, cells, cut)[1:3]
+    fits = [
+        *(weibull, *(refit_with(weibull, cells, beta) for beta in betas)),
+        *(logistic, *(refit_with(logistic, cells, beta) for beta in others)),
+        gradual,
+    ]
     found = profile_medians(fits, cells)
     return [_subject(row, groups[row], fits, found, (held, held_value)) for row in range(len(held))]
 
@@ -194,13 +234,22 @@ def _subject(
     values = np.stack([one.log_likelihood[row] for one in found])
     values -= parameters[:, :1, LAPSE] ** 2 / LAPSE_MEAN
     peaks = values.max(1)
-    best: dict[Family, int] = {"weibull": int(peaks[:-1].argmax()), "gradual": len(peaks) - 1}
-    highest = {family: float(peaks[n]) for family, n in best.items()}
+    members: dict[Family | Form, list[int]] = {
+        "gradual": [n for n, fit in enumerate(fits) if fit.family == "gradual"],
+        "weibull": [
+            n for n, fit in enumerate(fits) if (fit.family, fit.form) == ("weibull", "weibull")
+        ],
+        "logistic": [n for n, fit in enumerate(fits) if fit.form == "logistic"],
+    }
+    best = {name: rows[int(peaks[rows].argmax())] for name, rows in members.items()}
+    highest: dict[Family | Form, float] = {name: float(peaks[n]) for name, n in best.items()}
     highest["holds"] = float(held[1][row] - held[0][row, LAPSE] ** 2 / LAPSE_MEAN)
     log_n = np.log(sum(len(curve.lengths) for curve in curves))
     return _Subject(
         curves=tuple(curves),
         bic={f: -2 * highest[f] + k * float(log_n) for f, k in _NUM_PARAMETERS.items()},
+        logistic_bic=-2 * highest["logistic"] + _NUM_PARAMETERS["weibull"] * float(log_n),
+        members=members,
         best=best,
         parameters=parameters,
         mu=found[0].mu[row],
@@ -277,19 +326,39 @@ def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind
     return {seed: kind for seed, kind in found.items() if not explained[kind]}
 
 
-def _collapsed(curves: Sequence[LengthCurve], settings: VerdictSettings) -> dict[int, Kind]:
-    """Return the seeds that fail when judged alone.
+def _collapsed(
+    cells: Mapping[int, tuple[Sequence[LengthCurve], Sequence[LengthCurve], Sequence[Kind] | None]],
+    settings: VerdictSettings,
+) -> dict[int, dict[int, Kind]]:
+    """Return the seeds of each cell that fail when judged alone.
 
     A cell whose other seeds are faultless may hold, with such a seed as overdispersion.
+
+    Args:
+        cells: by row, the curves that were fitted, those given, and what each of these is alone.
+        settings: thresholds.
     """
     level, confidence = settings.near_perfect, settings.confidence
-    fallen = [c for c in curves if find_bracket(c, level, confidence).fails_at is not None]
-    verdicts = judge_curves(fallen, settings, levels=())
-    return {
-        curve.seed: verdict.kind
-        for curve, verdict in zip(fallen, verdicts, strict=True)
-        if verdict.kind not in ("holds", "inconclusive")
+    fallen = [
+        (row, curve)
+        for row, (curves, _, _) in cells.items()
+        for curve in curves
+        if find_bracket(curve, level, confidence).fails_at is not None
+    ]
+    known = {
+        (row, curve.seed): kind
+        for row, (_, given, alone) in cells.items()
+        for curve, kind in zip(given, alone or (), strict=alone is not None)
     }
+    asked = [(row, curve) for row, curve in fallen if (row, curve.seed) not in known]
+    verdicts = judge_curves([curve for _, curve in asked], settings, levels=())
+    known |= {(row, c.seed): v.kind for (row, c), v in zip(asked, verdicts, strict=True)}
+    found: dict[int, dict[int, Kind]] = {row: {} for row in cells}
+    for row, curve in fallen:
+        kind = known[row, curve.seed]
+        if kind not in ("holds", "inconclusive"):
+            found[row][curve.seed] = kind
+    return found
 
 
 def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | None:
@@ -341,41 +410,54 @@ def _multiple(
 ) -> Estimate:
     """Return where the median seed's S is 1/2, or where its excess over chance is ``level``.
 
-    The value is the chosen family's: half way between the median of the fitted distribution and
-    the median of the seeds, for a scatter that is not log-normal. The interval is read off the
-    highest likelihood of any candidate, M1 among them, so that it covers the choice of the shape;
-    what the lapse adds is propagated from its standard error.
+    The value is half way between the median of the fitted distribution and the median of the
+    seeds, for a scatter that is not log-normal, averaged over the chosen family and the logistic
+    form with the weights of their BIC. The interval is read off the highest likelihood of any
+    candidate, M1 and the logistic form among them, so that it covers the choice of the shape; what
+    the lapse adds is propagated from its standard error.
+
+    Source: weights exp(-BIC / 2), Raftery 1995, "Bayesian model selection in social research".
     """
     n = subject.best[family]
-    chance = _chance_at_failure(subject)
     lapses = subject.parameters[:, 0, LAPSE] ** 2
-    betas = np.exp(subject.parameters[:, 0, BETA])
-    shifts, slopes = np.zeros(len(betas)), subject.lapse_slopes.copy()
+    shifts, slopes = np.zeros(len(lapses)), subject.lapse_slopes.copy()
     if level is not None:
-        room = 1 - chance
-        if lapses[n] >= (1 - level) * room:
+        chance = _chance_at_failure(subject)
+        if lapses[n] >= (1 - level) * (1 - chance):
             return UNKNOWN
-        # (1 - lapse / room) S = level; a plateau below the level has no crossing
-        g = np.log(np.maximum(1 - lapses / room, level * (1 + 1e-9)) / level)
-        shifts = np.log(g / np.log(2)) / betas
-        slopes -= 2 * np.sqrt(lapses) / ((room - lapses) * g * betas)
-    at = subject.mu + shifts[n]
+        # a plateau below the level has no crossing
+        lapses = np.minimum(lapses, (1 - level * (1 + 1e-9)) * (1 - chance))
+        logistic = set(subject.members["logistic"])
+        for row in range(len(lapses)):
+            form: Form = "logistic" if row in logistic else "weibull"
+            at, half = (Anchor(x, np.array(chance), form) for x in (level, None))
+            steepness = at.steepness * np.exp(subject.parameters[row, 0, BETA])
+            log_g, by_lapse = at.log_g(lapses[row])
+            shifts[row] = (log_g - half.log_g(lapses[row])[0]) / steepness
+            slopes[row] += 2 * np.sqrt(lapses[row]) * by_lapse / steepness
+    mu = subject.mu + shifts[n]
     values = np.stack(
         [
-            np.interp(at - shift, subject.mu, row)
+            np.interp(mu - shift, subject.mu, row)
             for shift, row in zip(shifts, subject.values, strict=True)
         ]
     )
-    rows = [len(values) - 1] if family == "gradual" else list(range(len(values) - 1))
-    own, every = values[rows].max(0), values.max(0)
+    every = values.max(0)
     num_counts = sum(len(curve.lengths) for curve in subject.curves)
     spare = num_counts - _NUM_PARAMETERS[family]
     cut = interval_cut(len(subject.curves), spare, settings.confidence)
-    low, high = crossings(at, _root_deviance(every), float(np.sqrt(cut)))
-    value = middle_of_top(at, _root_deviance(own))
-    centre = float(at[own.argmax()]) if value is None else value
+    low, high = crossings(mu, _root_deviance(every), float(np.sqrt(cut)))
+    own = values[subject.members[family]].max(0)
+    value = middle_of_top(mu, _root_deviance(own))
+    centre = float(mu[own.argmax()]) if value is None else value
     if value is not None:
         value = (value + float(np.median(subject.seeds[n])) + shifts[n]) / 2
+        m = subject.best["logistic"]
+        other = middle_of_top(mu, _root_deviance(values[subject.members["logistic"]].max(0)))
+        if other is not None:
+            other = (other + float(np.median(subject.seeds[m])) + shifts[m]) / 2
+            weight = float(expit((subject.bic[family] - subject.logistic_bic) / 2))
+            value += weight * (other - value)
     extra = float(ndtri(0.5 + settings.confidence / 2) * abs(slopes[n]) * subject.lapse_errors[n])
     last = np.log(subject.last)
     return Estimate(

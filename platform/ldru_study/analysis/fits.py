@@ -35,7 +35,7 @@ RHO_RANGE = (1e-6, 0.3)
 _NEVER = 60.0
 _START_BETAS = (1.0, 3.0, 10.0, 60.0)
 _START_RHO = 0.01
-_STEP_SHARES = np.array([1.0, 0.3, 0.05, 0.003])[:, None, None]
+_SHORTER_STEPS = np.array([0.3, 0.05, 0.003])[:, None, None]
 _MAX_ITERATIONS = 60
 
 
@@ -130,8 +130,8 @@ def maximise(
 ) -> tuple[Floats, Floats]:
     """Climb from every start to a local maximum of the likelihood.
 
-    Newton steps with the absolute eigenvalues of the Hessian (an ascent direction everywhere), the
-    best of four step lengths, projected on the bounds.
+    Newton steps with the absolute eigenvalues of the Hessian (an ascent direction everywhere),
+    projected on the bounds; where a step gains nothing, the best of three shorter ones.
 
     Args:
         start: parameters inside the bounds, [R, 4].
@@ -150,13 +150,23 @@ def maximise(
         part, local = cells.take(rows), Anchor(anchor.level, anchor.chance[rows])
         lower, upper = limits[0][rows], limits[1][rows]
         step = _newton_step(best[rows], part, local, (lower, upper))
-        tried = np.clip(best[rows] + _STEP_SHARES * step, lower, upper)
-        values = log_likelihood(tried, part, local)
-        chosen = values.argmax(0)
-        gain = values.max(0) - value[rows]
+        tried = np.clip(best[rows] + step, lower, upper)
+        gain = log_likelihood(tried, part, local) - value[rows]
+        poor = np.flatnonzero(gain <= tolerance)
+        if len(poor):
+            shorter = np.clip(
+                best[rows[poor]] + _SHORTER_STEPS * step[poor], lower[poor], upper[poor]
+            )
+            values = log_likelihood(
+                shorter, part.take(poor), Anchor(anchor.level, local.chance[poor])
+            )
+            gains, chosen = values.max(0) - value[rows[poor]], values.argmax(0)
+            longer = gains > gain[poor]
+            tried[poor[longer]] = shorter[chosen[longer], np.flatnonzero(longer)]
+            gain[poor] = np.maximum(gain[poor], gains)
         better = gain > 0
-        winners = tried[chosen, np.arange(len(rows))]
-        best[rows[better]], value[rows[better]] = winners[better], values.max(0)[better]
+        best[rows[better]] = tried[better]
+        value[rows[better]] += gain[better]
         rows = rows[gain > tolerance]
         if not len(rows):
             break
@@ -167,12 +177,15 @@ def _newton_step(at: Floats, cells: Cells, anchor: Anchor, limits: tuple[Floats,
     """Return one damped Newton step for each row, [R, 4]; at most 3 long."""
     lower, upper = limits
     width = 1e-5
-    # the Hessian by one-sided differences of the gradient, turned inwards at the upper bounds
+    # the Hessian by one-sided differences of the gradient, turned inwards at the upper bounds;
+    # what every row holds needs none
     signs = np.where(at + width > upper, -1.0, 1.0)
-    offsets = width * signs.T[:, :, None] * np.eye(4)[:, None, :]
+    free = np.flatnonzero((lower < upper).any(0))
+    offsets = width * signs.T[free, :, None] * np.eye(4)[free, None, :]
     slopes = gradient(np.concatenate([at[None], at + offsets]), cells, anchor)
     slope = slopes[0]
-    hessian = np.moveaxis((slopes[1:] - slope) / (width * signs.T[:, :, None]), 0, 1)
+    hessian = np.zeros((len(at), 4, 4))
+    hessian[:, free] = np.moveaxis((slopes[1:] - slope) / (width * signs.T[free, :, None]), 0, 1)
     held = ((at >= upper) & (slope >= 0)) | ((at <= lower) & (slope <= 0)) | (lower == upper)
     slope = np.where(held, 0.0, slope)
     curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, -hessian)

@@ -20,6 +20,7 @@ from ldru_study.analysis.curves import (
     Anchor,
     Cells,
     Family,
+    Form,
     gradient,
     log_likelihood,
 )
@@ -29,7 +30,9 @@ from ldru_study.analysis.fits import bounds, plateau_error, starts_for
 # a low plateau from an early failure, and a plateau is more often high. Wichmann and Hill 2001,
 # "The psychometric function: I", bound the lapse at 0.06 for the same reason
 LAPSE_MEAN = 0.05
-_HALF = Anchor(None, np.zeros(()))
+_HALF: dict[Form, Anchor] = {
+    form: Anchor(None, np.zeros(()), form) for form in ("weibull", "logistic")
+}
 _STEP_SHARES = np.array([1.0, 0.3, 0.05])[:, None, None, None]
 _LONGEST_STEP = 3.0
 _MAX_ITERATIONS = 40
@@ -48,6 +51,7 @@ class JointFits:
             [C].
         covariance: of ln beta, sqrt lapse and sqrt rho, [C, 3, 3]; 0 where one is at its bound.
         slopes: change of each seed's first parameter with those three, [C, S, 3].
+        form: of the curves.
     """
 
     family: Family
@@ -55,6 +59,7 @@ class JointFits:
     value: Floats
     covariance: Floats
     slopes: Floats
+    form: Form = "weibull"
 
 
 def stack_seeds(groups: Sequence[Sequence[LengthCurve]]) -> Cells:
@@ -85,7 +90,7 @@ def fit_jointly(cells: Cells, family: Family) -> JointFits:
     """
     num_cells, num_seeds, num_lengths = cells.num_total.shape
     flat = Cells(*(getattr(cells, n).reshape(-1, num_lengths) for n in cells.__dataclass_fields__))
-    whole = Cells(*(getattr(cells, n).reshape(num_cells, -1) for n in cells.__dataclass_fields__))
+    whole = _whole(cells)
     lower, upper = bounds(whole, family)
     seeds = starts_for(flat, family)
     num_starts = seeds.shape[1]
@@ -93,38 +98,56 @@ def fit_jointly(cells: Cells, family: Family) -> JointFits:
     start[..., LAPSE] = np.sqrt(plateau_error(whole, whole.span[0]))[:, None, None]
     rows = np.repeat(np.arange(num_cells), num_starts)
     best, value = _maximise(
-        start.reshape(-1, num_seeds, 4), cells.take(rows), (lower[rows], upper[rows])
+        start.reshape(-1, num_seeds, 4),
+        cells.take(rows),
+        (lower[rows], upper[rows]),
+        _HALF["weibull"],
     )
     best = best.reshape(num_cells, num_starts, num_seeds, 4)
     value = value.reshape(num_cells, num_starts)
     winner, every = value.argmax(1), np.arange(num_cells)
     parameters = best[every, winner]
-    covariance, slopes = _uncertainty(parameters, cells, (lower, upper))
+    covariance, slopes = _uncertainty(parameters, cells, (lower, upper), _HALF["weibull"])
     return JointFits(family, parameters, value[every, winner], covariance, slopes)
 
 
 def refit_with(fits: JointFits, cells: Cells, betas: Floats) -> JointFits:
     """Fit again with beta held, from an earlier fit; ``betas`` is [C]."""
-    num_cells = len(fits.value)
-    whole = Cells(*(getattr(cells, n).reshape(num_cells, -1) for n in cells.__dataclass_fields__))
-    lower, upper = bounds(whole, "weibull")
+    lower, upper = bounds(_whole(cells), "weibull")
     lower[:, BETA] = upper[:, BETA] = np.log(betas)
-    parameters, value = _maximise(fits.parameters, cells, (lower, upper))
-    covariance, slopes = _uncertainty(parameters, cells, (lower, upper))
-    return JointFits("weibull", parameters, value, covariance, slopes)
+    return _refit(fits, cells, (lower, upper), fits.form)
 
 
-def _maximise(start: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+def refit_as(fits: JointFits, cells: Cells, form: Form) -> JointFits:
+    """Fit again with curves of another form, from an earlier fit as steep at the half multiple."""
+    return _refit(fits, cells, bounds(_whole(cells), "weibull"), form)
+
+
+def _refit(fits: JointFits, cells: Cells, limits: tuple[Floats, Floats], form: Form) -> JointFits:
+    parameters, value = _maximise(fits.parameters, cells, limits, _HALF[form])
+    covariance, slopes = _uncertainty(parameters, cells, limits, _HALF[form])
+    return JointFits("weibull", parameters, value, covariance, slopes, form)
+
+
+def _whole(cells: Cells) -> Cells:
+    """Return the counts of each cell in one row, [C, S K]."""
+    shape = len(cells.num_total), -1
+    return Cells(*(getattr(cells, n).reshape(shape) for n in cells.__dataclass_fields__))
+
+
+def _maximise(
+    start: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor
+) -> tuple[Floats, Floats]:
     """Climb from every start, [R, S, 4], to a local maximum over the seeds' sum."""
     low, high = limits[0][:, None], limits[1][:, None]
     best = np.clip(start, low, high)
-    value = _objective(best, cells)
+    value = _objective(best, cells, anchor)
     rows = np.arange(len(best))
     for _ in range(_MAX_ITERATIONS):
         part = cells.take(rows)
-        step = _newton_step(best[rows], part, (limits[0][rows], limits[1][rows]))
+        step = _newton_step(best[rows], part, (limits[0][rows], limits[1][rows]), anchor)
         tried = np.clip(best[rows] + _STEP_SHARES * step, low[rows], high[rows])
-        values = _objective(tried, part)
+        values = _objective(tried, part, anchor)
         gain = values.max(0) - value[rows]
         winners = tried[values.argmax(0), np.arange(len(rows))]
         better = gain > 0
@@ -135,18 +158,18 @@ def _maximise(start: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> tup
     return best, value
 
 
-def _objective(parameters: Floats, cells: Cells) -> Floats:
+def _objective(parameters: Floats, cells: Cells, anchor: Anchor) -> Floats:
     penalty = parameters[..., 0, LAPSE] ** 2 / LAPSE_MEAN
-    return np.asarray(log_likelihood(parameters, cells, _HALF).sum(-1) - penalty)
+    return np.asarray(log_likelihood(parameters, cells, anchor).sum(-1) - penalty)
 
 
-def _newton_step(at: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> Floats:
+def _newton_step(at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor) -> Floats:
     """Return one damped Newton step of all parameters of each cell, [R, S, 4].
 
     The seeds' own parameters are eliminated one by one (Schur complement), so that the cost grows
     with the number of seeds and not with its cube.
     """
-    own, slope, cross, shared_slope, schur = _curvature(at, cells, limits)
+    own, slope, cross, shared_slope, schur = _curvature(at, cells, limits, anchor)
     eigenvalues, vectors = np.linalg.eigh(schur)
     along = np.einsum("rij,ri->rj", vectors, shared_slope) / (np.abs(eigenvalues) + 1e-3)
     shared = np.einsum("rij,rj->ri", vectors, along)
@@ -158,9 +181,11 @@ def _newton_step(at: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> Flo
     return step
 
 
-def _uncertainty(at: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+def _uncertainty(
+    at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor
+) -> tuple[Floats, Floats]:
     """Return the covariance of the shared parameters and what the seeds' own ones owe to them."""
-    own, _, cross, _, schur = _curvature(at, cells, limits)
+    own, _, cross, _, schur = _curvature(at, cells, limits, anchor)
     eigenvalues, vectors = np.linalg.eigh(schur)
     # a parameter that is held, or that the counts do not curve, adds no uncertainty here
     inverse = np.where(eigenvalues > 1e-2, 1 / np.maximum(eigenvalues, 1e-2), 0.0)
@@ -169,7 +194,7 @@ def _uncertainty(at: Floats, cells: Cells, limits: tuple[Floats, Floats]) -> tup
 
 
 def _curvature(
-    at: Floats, cells: Cells, limits: tuple[Floats, Floats]
+    at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor
 ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """Return the pieces of the negative Hessian and the gradient of each cell.
 
@@ -181,7 +206,7 @@ def _curvature(
     width = 1e-5
     signs = np.where(at + width > upper, -1.0, 1.0)
     offsets = width * np.moveaxis(signs, -1, 0)[..., None] * np.eye(4)[:, None, None, :]
-    slopes = gradient(np.concatenate([at[None], at + offsets]), cells, _HALF)
+    slopes = gradient(np.concatenate([at[None], at + offsets]), cells, anchor)
     slope = slopes[0]
     change = (slopes[1:] - slope) / (width * np.moveaxis(signs, -1, 0)[..., None])
     curvature = -np.moveaxis(change, 0, 2)

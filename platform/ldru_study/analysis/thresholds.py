@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from ldru_study.analysis.counts import Floats
-from ldru_study.analysis.curves import SCALE, Anchor, Cells, log_likelihood
+from ldru_study.analysis.curves import SCALE, Anchor, Cells, Form, log_likelihood
 from ldru_study.analysis.joint import JointFits
 
 # how far before the first and past the last multiple a seed may fail (natural logarithm)
@@ -27,6 +27,8 @@ _ROOT_DEVIANCE_MAX = 6.0
 _SCATTERS = np.geomspace(0.004, 3.0, 16)
 _NEAR = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 2.75, 4.0, 6.0, 9.0, 14.0])
 _CELLS_AT_ONCE = 25
+# numbers handled at once: more than this leave the processor's cache
+_BLOCK = 32_768
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,9 @@ def profile_medians(
         rows = np.arange(first, min(first + _CELLS_AT_ONCE, num_cells))
         given = None if mu is None else mu[rows]
         parts.append(
-            _profiles([fit.parameters[rows] for fit in candidates], cells.take(rows), given)
+            _profiles(
+                [(fit.parameters[rows], fit.form) for fit in candidates], cells.take(rows), given
+            )
         )
     return [
         Thresholds(*(np.concatenate(column) for column in zip(*part, strict=True)))
@@ -93,12 +97,12 @@ def interval_cut(num_seeds: int, spare: int, confidence: float = 0.95) -> float:
 
 
 def _profiles(
-    candidates: Sequence[Floats], cells: Cells, mu: Floats | None
+    candidates: Sequence[tuple[Floats, Form]], cells: Cells, mu: Floats | None
 ) -> list[tuple[Floats, ...]]:
     real = np.asarray(cells.num_total.any(2))
     tables = []
-    for parameters in candidates:
-        knots, table = _tabulate(parameters, cells)
+    for parameters, form in candidates:
+        knots, table = _tabulate(parameters, cells, form)
         tables.append((knots, np.where(real[..., None], table, 0.0)))
     if mu is None:
         mu = _candidates(*tables[0], real)
@@ -139,7 +143,15 @@ def _best_scatter(
     mu: Floats, knots: Floats, table: Floats, real: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
     """Return the best log likelihood over the scatter for each mu, and that scatter, [C, Q]."""
-    values = np.stack([_marginal(mu, sigma, knots, table, real) for sigma in _SCATTERS])
+    size = max(1, _BLOCK // (mu.shape[1] * knots.shape[1] * knots.shape[2]))
+    parts = [slice(first, first + size) for first in range(0, len(mu), size)]
+    values = np.concatenate(
+        [
+            [_marginal(mu[n], sigma, knots[n], table[n], real[n]) for sigma in _SCATTERS]
+            for n in parts
+        ],
+        axis=1,
+    )
     # one seed alone has no scatter
     values[1:, real.sum(1) == 1] = -np.inf
     top = values.argmax(0)
@@ -177,13 +189,14 @@ def _marginal(
     # of z - z_left over one segment
     moment = -np.diff(density, axis=-1) - z[..., :-1] * mass
     rise = np.diff(height, axis=-1) / np.maximum(np.diff(z, axis=-1), 1e-12)
-    inside = (height[..., :-1] * mass + rise * moment).sum(-1)
+    inside = np.einsum("...g,...g", np.broadcast_to(height[..., :-1], mass.shape), mass)
+    inside += np.einsum("...g,...g", rise, moment)
     outside = height[..., 0] * below[..., 0] + height[..., -1] * (1 - below[..., -1])
     each = np.log(np.maximum(inside + outside, 1e-300)) + peak[:, None, :, 0]
     return np.asarray(np.where(real[:, None], each, 0.0).sum(-1))
 
 
-def _tabulate(parameters: Floats, cells: Cells) -> tuple[Floats, Floats]:
+def _tabulate(parameters: Floats, cells: Cells, form: Form) -> tuple[Floats, Floats]:
     """Return knots and log likelihoods of each seed over its own half multiple, [C, S, G] each."""
     num_cells, num_seeds, num_lengths = cells.num_total.shape
     flat = Cells(*(getattr(cells, n).reshape(-1, num_lengths) for n in cells.__dataclass_fields__))
@@ -195,16 +208,16 @@ def _tabulate(parameters: Floats, cells: Cells) -> tuple[Floats, Floats]:
     # a peak narrower than the coarse knots must not fall between them
     knots = np.sort(np.concatenate([knots, shared[:, [SCALE]]], axis=1), axis=1)
     for _ in range(2):
-        knots = _crowd(knots, _evaluate(shared, flat, knots))
-    table = _evaluate(shared, flat, knots)
+        knots = _crowd(knots, _evaluate(shared, flat, knots, form))
+    table = _evaluate(shared, flat, knots, form)
     shape = num_cells, num_seeds, _NUM_KNOTS
     return knots.reshape(shape), table.reshape(shape)
 
 
-def _evaluate(shared: Floats, flat: Cells, knots: Floats) -> Floats:
+def _evaluate(shared: Floats, flat: Cells, knots: Floats, form: Form) -> Floats:
     at = np.repeat(shared[None], knots.shape[1], axis=0)
     at[..., SCALE] = knots.T
-    return log_likelihood(at, flat, Anchor(None, np.zeros(len(shared)))).T
+    return log_likelihood(at, flat, Anchor(None, np.zeros(len(shared)), form)).T
 
 
 def _crowd(knots: Floats, table: Floats) -> Floats:

@@ -173,6 +173,7 @@ def merge_nodes(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Run a plan.
 
@@ -180,18 +181,19 @@ def merge_nodes(
         leaves: the first inputs, [P, N - K, E].
         extra: the last K inputs, [P, K, E].
         weights: of `weights.listed`; in another dtype than the states they are rounded to theirs.
-        seed: of `dropout.new_seed`; not read without dropout.
+        seed: of `dropout.new_seed`; not read without dropout and noise.
         plan: the fields of a `Plan`.
         operator: the first field of `Settings`, which the others complete.
         dropout: see there.
         operands: see there.
         keeps_hidden: see there.
         backend: see there.
+        node_noise: see there.
 
     Returns:
         See `Forward`.
     """
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     return forward_pass(leaves, extra, weights, seed, plan, settings)
 
 
@@ -207,9 +209,10 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     made = Plan(*plan)
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     population, num_leaves, width = leaves.shape
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
@@ -237,9 +240,10 @@ def merge_nodes_backward(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return `Gradients`."""
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     return backward_pass(d_results, states, outer, kept, weights, seed, plan, settings)
 
 
@@ -257,6 +261,7 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     population, num_nodes, width = states.shape
     d_inputs = states.new_empty(population, num_nodes - plan[0].shape[0], width)

@@ -184,11 +184,18 @@ def test_the_parallel_form_is_the_sequential_one(config, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind, made in MODEL_CONFIGS.items() if "dropout" in made.model_fields]
+    ("kind", "field"),
+    [
+        (kind, field)
+        for kind, made in MODEL_CONFIGS.items()
+        for field in ("dropout", "node_noise")
+        if field in made.model_fields
+    ],
 )
-def test_dropout_acts_in_training_only_and_follows_the_generator(kind):
-    config = next(c for c in CONFIGS if c["kind"] == kind) | {"dropout": 0.5}
-    model, batch = build(config), strings(8, 8)
+def test_randomness_acts_in_training_only_and_follows_the_generator(kind, field):
+    config = next(c for c in CONFIGS if c["kind"] == kind)
+    model, batch = build(config | {field: 0.5}), strings(8, 8)
+    assert torch.equal(model(*batch), build(config)(*batch))
     assert torch.equal(model(*batch), model(*batch))
     model.train()
     torch.manual_seed(1)

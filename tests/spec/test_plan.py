@@ -153,7 +153,13 @@ def test_defaults_are_pinned():
         "data_parallel": 1,
     }
     models = {
-        "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},
+        "ldru": {
+            "operator": "mlp",
+            "width": 64,
+            "lone_node": "zero_left",
+            "dropout": 0.0,
+            "node_noise": 0.0,
+        },
         "lstm": {"width": 256},
         "rnn": {"width": 256},
         "gru": {"width": 256},

@@ -40,6 +40,7 @@ class Ldru(nn.Module):
         super().__init__()
         width = config.width
         self.lone_node, self.dropout = config.lone_node, config.dropout
+        self.node_noise = config.node_noise
         self.embedding = nn.Embedding(num_symbols, width)
         self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=0.02))
         self.leaf_norm = nn.LayerNorm(width)
@@ -72,10 +73,16 @@ class Ldru(nn.Module):
 
     def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         table, weights = self._leaf_of_symbol(), self._merge_weights()
-        dropout = self.dropout if self.training else 0.0
+        dropout, node_noise = (self.dropout, self.node_noise) if self.training else (0.0, 0.0)
         if self._group is None:
             return tree_reduce_tokens(
-                table, tokens, weights, lengths=lengths, lone_node=self.lone_node, dropout=dropout
+                table,
+                tokens,
+                weights,
+                lengths=lengths,
+                lone_node=self.lone_node,
+                dropout=dropout,
+                node_noise=node_noise,
             )
         # padding decides how many chunks there are, and not what comes out
         size = sequence_parallel.chunk_size(tokens.shape[1], get_world_size(self._group))
@@ -89,6 +96,7 @@ class Ldru(nn.Module):
             lengths=lengths,
             lone_node=self.lone_node,
             dropout=dropout,
+            node_noise=node_noise,
         )
 
     @torch.inference_mode()
@@ -96,7 +104,8 @@ class Ldru(nn.Module):
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)).
 
         F is the operator with node FFN and norm; a, b, c are three neighbouring leaves. The mean
-        goes over all places in all strings, without dropout. 0 is an associative operator.
+        goes over all places in all strings, without dropout and noise. 0 is an associative
+        operator.
 
         Returns:
             A number in 0..2; None where no string has three tokens.
@@ -115,9 +124,9 @@ class Ldru(nn.Module):
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)), with gradients.
 
         a, b, c are three neighbouring nodes of one level, each the root of a complete block of
-        2^level tokens, without dropout. The level is drawn evenly from those at which a string has
-        three such nodes, and there as many triples as have together no more tokens than the batch,
-        from torch's generator of the CPU. 0 where no string has three tokens.
+        2^level tokens, without dropout and noise. The level is drawn evenly from those at which a
+        string has three such nodes, and there as many triples as have together no more tokens than
+        the batch, from torch's generator of the CPU. 0 where no string has three tokens.
 
         Source: our own; it is 0 if and only if F is associative on these states.
         """

@@ -53,6 +53,10 @@ class LdruConfig(WidthBase):
         "zero_left", description="what becomes of the last node of a level with an odd count"
     )
     dropout: Share = Field(0.0, description="after the leaf block and after every merge")
+    node_noise: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="standard deviation of Gaussian noise on the state after every merge",
+    )
 
     def num_parameters(self, num_symbols: int, num_classes: int) -> int:
         """See `ModelBase`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,6 +67,22 @@ def check_noise(node_noise: float) -> None:
     """
     if not 0 <= node_noise < math.inf:
         raise ValueError(f"node_noise: {node_noise} is no standard deviation: finite, at least 0.")
+
+
+def check_offsets(offsets: Sequence[int], num_tokens: int) -> tuple[int, ...]:
+    """Return the offsets that say anything about trees of T tokens: up to the last 1.
+
+    Raises:
+        ValueError: one is neither 0 nor 1, or a compiler, which would begin anew with each of
+            them, meets one.
+    """
+    if any(offset not in (0, 1) for offset in offsets):
+        raise ValueError(f"offsets: {list(offsets)}; need 0 or 1 for every level.")
+    if any(offsets) and torch.compiler.is_compiling():
+        raise ValueError("offsets: a compiled graph has none; leave them out, or do not compile.")
+    # at most as many levels have more than two nodes
+    said = tuple(offsets[: (num_tokens - 1).bit_length()])
+    return said[: max((level for level, offset in enumerate(said, 1) if offset), default=0)]
 
 
 def check_symbols(symbols: Tensor, num_symbols: int) -> None:

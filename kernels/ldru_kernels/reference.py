@@ -99,6 +99,7 @@ def tree_reduce(
     dropout: float = 0.0,
     node_noise: float = 0.0,
     seed: Tensor | None = None,
+    offsets: tuple[int, ...] = (),
 ) -> Tensor:
     """Combine every sequence to one state; the definition of `ldru_kernels.tree_reduce`.
 
@@ -106,9 +107,11 @@ def tree_reduce(
     the k-th noise.
     """
     if leaves.dim() == 3:
-        return _reduce(leaves, weights, 0, lengths, lone_node, dropout, node_noise, seed)
+        return _reduce(leaves, weights, 0, lengths, lone_node, dropout, node_noise, seed, offsets)
     roots = [
-        _reduce(trees, member(weights, p), p, lengths, lone_node, dropout, node_noise, seed)
+        _reduce(
+            trees, member(weights, p), p, lengths, lone_node, dropout, node_noise, seed, offsets
+        )
         for p, trees in enumerate(leaves)
     ]
     return torch.stack(roots)
@@ -123,10 +126,11 @@ def _reduce(
     dropout: float,
     node_noise: float,
     seed: Tensor | None,
+    offsets: tuple[int, ...],
 ) -> Tensor:
     batch, num_tokens, width = leaves.shape
     counted = [num_tokens] * batch if lengths is None else lengths.tolist()
-    schedule = build_schedule(counted, num_tokens, lone_node)
+    schedule = build_schedule(counted, num_tokens, lone_node, offsets=offsets)
     extra = leaves.new_zeros(width) if weights.identity is None else weights.identity
     numbers = iter(range(schedule.num_merges))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ldru_kernels.checks import (
     check_identity,
     check_inputs,
     check_lengths,
+    check_offsets,
     check_symbols,
     check_tokens,
 )
@@ -36,6 +38,7 @@ def tree_reduce(
     *,
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
+    offsets: Sequence[int] = (),
     dropout: float = 0.0,
     node_noise: float = 0.0,
     precision: str | None = None,
@@ -57,6 +60,9 @@ def tree_reduce(
             the CPU they cost no synchronisation.
         lone_node: what becomes of the last node of a level with an odd count, one of
             `LONE_NODE_RULES`; `ldru_kernels.schedule.build_schedule` defines them.
+        offsets: where the pairs of each level begin, at node 0 or 1, from the leaves up and for all
+            sequences; 0 for the levels that are not named. What becomes of a first node that is
+            alone stands there too. Such trees have no chunks. Not in a compiled graph.
         dropout: probability of zeroing a feature of a parent state, in [0, 1). The seed is drawn
             from torch's generator; 0, as in evaluation, draws nothing.
         node_noise: standard deviation of the Gaussian noise that is added to every feature of a
@@ -81,7 +87,8 @@ def tree_reduce(
     Raises:
         ValueError: a shape, dtype or device disagrees (the message names the odd one out), a length
             is not in 1..T, the rule or the operator is unknown, the identity element is missing
-            or superfluous, or the backend cannot take the call.
+            or superfluous, offsets do not go with the rule or with chunks, or the backend cannot
+            take the call.
 
     Source: arXiv 2605.26035, section 3.
     """
@@ -89,7 +96,7 @@ def tree_reduce(
     check_identity(weights, lone_node)
     trees = leaves if leaves.dim() == 4 else leaves[None]
     execution = Execution(dropout, precision, backend, recompute, node_noise)
-    how = _How(lone_node, lengths, chunk, execution)
+    how = _How(lone_node, lengths, chunk, execution, check_offsets(offsets, leaves.shape[-2]))
     roots = _reduce(trees, weights, how)
     return roots if leaves.dim() == 4 else roots[0]
 
@@ -101,6 +108,7 @@ def tree_reduce_tokens(
     *,
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
+    offsets: Sequence[int] = (),
     dropout: float = 0.0,
     node_noise: float = 0.0,
     precision: str | None = None,
@@ -121,6 +129,7 @@ def tree_reduce_tokens(
         weights: of the same E, dtype and device; for a population, [P, ...] each.
         lengths: as in `tree_reduce`.
         lone_node: as in `tree_reduce`.
+        offsets: as in `tree_reduce`.
         dropout: as in `tree_reduce`, of leaves too.
         node_noise: as in `tree_reduce`, not of leaves.
         precision: as in `tree_reduce`.
@@ -138,7 +147,7 @@ def tree_reduce_tokens(
     check_tokens(table, tokens, weights, dropout, node_noise)
     check_identity(weights, lone_node)
     execution = Execution(dropout, precision, backend, recompute, node_noise)
-    how = _How(lone_node, lengths, chunk, execution)
+    how = _How(lone_node, lengths, chunk, execution, check_offsets(offsets, tokens.shape[1]))
     roots = _reduce_tokens(table if table.dim() == 3 else table[None], tokens, weights, how)
     return roots if table.dim() == 3 else roots[0]
 
@@ -150,8 +159,15 @@ class _How(NamedTuple):
     lengths: Tensor | None
     chunk: int | None
     execution: Execution
+    offsets: tuple[int, ...]
 
     def height(self, batch: int, num_tokens: int, device: torch.device) -> int | None:
+        if self.offsets:
+            if self.chunk is not None:
+                raise ValueError(
+                    "chunk: with offsets, subtrees are not those of chunks; leave one of them out."
+                )
+            return None
         keeps = self.execution.recompute is False
         return chunk_height(self.chunk, batch, num_tokens, device, keeps=keeps)
 
@@ -178,7 +194,7 @@ def _reduce_at_once(
 ) -> Tensor:
     states = trees.flatten(1, 2)
     extra = padding(weights, states) if needs_padding(how.lone_node) else None
-    plan = tree_plan(how.lengths, trees, how.lone_node)
+    plan = tree_plan(how.lengths, trees, how.lone_node, how.offsets)
     return run(plan, states, extra, weights, how.execution, seed)
 
 
@@ -194,7 +210,9 @@ def _reduce_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, how: _H
         return _reduce_at_once(trees, weights, how, seed)
     extra = padding(weights, table) if needs_padding(how.lone_node) else None
     if height is None:
-        plan = tokens_plan(how.lengths, tokens, num_symbols, how.lone_node, table.device)
+        plan = tokens_plan(
+            how.lengths, tokens, num_symbols, how.lone_node, table.device, how.offsets
+        )
         return run(plan, table, extra, weights, how.execution)
     stretch = how.stretch(batch, num_tokens, height)
     leaves = token_leaves(stretch, tokens, num_symbols, dropout, is_shared=not is_random)

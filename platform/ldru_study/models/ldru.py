@@ -27,6 +27,9 @@ from ldru_kernels import parallel as sequence_parallel
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.spec.model import LdruConfig
 
+# of strings of fewer than 2^31 tokens, brackets of one level more included
+_MOST_LEVELS = 32
+
 
 class Ldru(nn.Module):
     """Embedding, norm and residual FFN per token, a tree of merges, one affine readout.
@@ -40,7 +43,8 @@ class Ldru(nn.Module):
         super().__init__()
         width = config.width
         self.lone_node, self.dropout = config.lone_node, config.dropout
-        self.node_noise = config.node_noise
+        self.node_noise, self.random_brackets = config.node_noise, config.random_brackets
+        self._offsets: tuple[int, ...] | None = None
         self.embedding = nn.Embedding(num_symbols, width)
         self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=0.02))
         self.leaf_norm = nn.LayerNorm(width)
@@ -64,8 +68,24 @@ class Ldru(nn.Module):
 
         All workers of the group then call the model with the same whole batch, and get the same
         logits. Averaged over the workers, gradients are those of one.
+
+        Raises:
+            ValueError: there is a group, and brackets are random.
         """
+        if group is not None and self.random_brackets:
+            raise ValueError("random_brackets: their trees have no subtree for every worker")
         self._group = group
+
+    def draw_brackets(self, seed: int) -> None:
+        """Draw the brackets of all calls in training from now on, if they are random.
+
+        Until then every call draws its own, from torch's generator of the CPU.
+
+        Args:
+            seed: in 0..2^64 - 1.
+        """
+        if self.random_brackets:
+            self._offsets = _random_offsets(torch.Generator().manual_seed(seed))
 
     def stream(self, lengths: Tensor) -> LdruStream:
         """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
@@ -74,6 +94,9 @@ class Ldru(nn.Module):
     def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         table, weights = self._leaf_of_symbol(), self._merge_weights()
         dropout, node_noise = (self.dropout, self.node_noise) if self.training else (0.0, 0.0)
+        offsets: tuple[int, ...] = ()
+        if self.training and self.random_brackets:
+            offsets = _random_offsets() if self._offsets is None else self._offsets
         if self._group is None:
             return tree_reduce_tokens(
                 table,
@@ -81,6 +104,7 @@ class Ldru(nn.Module):
                 weights,
                 lengths=lengths,
                 lone_node=self.lone_node,
+                offsets=offsets,
                 dropout=dropout,
                 node_noise=node_noise,
             )
@@ -219,6 +243,11 @@ class LdruStream:
         """Return the logits; see `ldru_study.models.registry.Stream`."""
         found: Tensor = self.model.classifier(self.reduction.roots())
         return found
+
+
+def _random_offsets(generator: torch.Generator | None = None) -> tuple[int, ...]:
+    """Return at which node, 0 or 1, the pairs of each level begin, whatever strings will come."""
+    return tuple(torch.randint(2, (_MOST_LEVELS,), generator=generator).tolist())
 
 
 def _operator(name: str, width: int) -> nn.ParameterDict:

@@ -76,13 +76,17 @@ def check_offsets(offsets: Sequence[int], num_tokens: int) -> tuple[int, ...]:
         ValueError: one is neither 0 nor 1, or a compiler, which would begin anew with each of
             them, meets one.
     """
+    if not offsets:
+        return ()
     if any(offset not in (0, 1) for offset in offsets):
         raise ValueError(f"offsets: {list(offsets)}; need 0 or 1 for every level.")
     if any(offsets) and torch.compiler.is_compiling():
         raise ValueError("offsets: a compiled graph has none; leave them out, or do not compile.")
     # at most as many levels have more than two nodes
     said = tuple(offsets[: (num_tokens - 1).bit_length()])
-    return said[: max((level for level, offset in enumerate(said, 1) if offset), default=0)]
+    while said and not said[-1]:
+        said = said[:-1]
+    return said
 
 
 def check_symbols(symbols: Tensor, num_symbols: int) -> None:

@@ -158,6 +158,12 @@ def test_all_levels_in_one_launch(lone_node, processors, monkeypatch):
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
+def test_pairs_that_begin_elsewhere():
+    arguments = {"lengths": torch.tensor([19, 6]), "offsets": (1, 0, 1)}
+    compare(tree_reduce, *case(16, 19), **arguments)
+    compare(tree_reduce, *case(16, 19), lone_node="carry", **arguments)
+
+
 def test_all_levels_of_a_scan_in_one_launch():
     leaves, weights = case(16, 9, population=3, batch=3)
     compare(prefix_scan, leaves, weights, lengths=torch.tensor([9, 1, 8]))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ldru_kernels.weights import MergeWeights, check_weights
 
 
-def check_inputs(leaves: Tensor, weights: MergeWeights, dropout: float) -> None:
-    """Refuse leaves, weights or a dropout that no op can take.
+def check_inputs(
+    leaves: Tensor, weights: MergeWeights, dropout: float, node_noise: float = 0.0
+) -> None:
+    """Refuse leaves, weights, a dropout or a noise that no op can take.
 
     Raises:
         ValueError: for the first argument that is out of line.
@@ -21,10 +26,13 @@ def check_inputs(leaves: Tensor, weights: MergeWeights, dropout: float) -> None:
         )
     check_weights(weights, leaves, population=leaves.shape[0] if leaves.dim() == 4 else None)
     check_dropout(dropout)
+    check_noise(node_noise)
 
 
-def check_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, dropout: float) -> None:
-    """Refuse a table, tokens, weights or a dropout that no op can take.
+def check_tokens(
+    table: Tensor, tokens: Tensor, weights: MergeWeights, dropout: float, node_noise: float = 0.0
+) -> None:
+    """Refuse a table, tokens, weights, a dropout or a noise that no op can take.
 
     Raises:
         ValueError: for the first argument that is out of line.
@@ -38,6 +46,7 @@ def check_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, dropout: 
         raise ValueError(f"tokens: shape {list(tokens.shape)}, {tokens.dtype}; need int64 [B, T].")
     check_weights(weights, table, population=table.shape[0] if table.dim() == 3 else None)
     check_dropout(dropout)
+    check_noise(node_noise)
 
 
 def check_dropout(dropout: float) -> None:
@@ -48,6 +57,36 @@ def check_dropout(dropout: float) -> None:
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: {dropout} is not in [0, 1).")
+
+
+def check_noise(node_noise: float) -> None:
+    """Refuse what is no standard deviation.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if not 0 <= node_noise < math.inf:
+        raise ValueError(f"node_noise: {node_noise} is no standard deviation: finite, at least 0.")
+
+
+def check_offsets(offsets: Sequence[int], num_tokens: int) -> tuple[int, ...]:
+    """Return the offsets that say anything about trees of T tokens: up to the last 1.
+
+    Raises:
+        ValueError: one is neither 0 nor 1, or a compiler, which would begin anew with each of
+            them, meets one.
+    """
+    if not offsets:
+        return ()
+    if any(offset not in (0, 1) for offset in offsets):
+        raise ValueError(f"offsets: {list(offsets)}; need 0 or 1 for every level.")
+    if any(offsets) and torch.compiler.is_compiling():
+        raise ValueError("offsets: a compiled graph has none; leave them out, or do not compile.")
+    # at most as many levels have more than two nodes
+    said = tuple(offsets[: (num_tokens - 1).bit_length()])
+    while said and not said[-1]:
+        said = said[:-1]
+    return said
 
 
 def check_symbols(symbols: Tensor, num_symbols: int) -> None:

@@ -53,7 +53,15 @@ def choose_operands(precision: str | None, dtype: torch.dtype) -> str:
     return precision
 
 
-def choose_backend(backend: str, operator: str, leaves: Tensor, operands: str, size: int) -> str:
+def choose_backend(
+    backend: str,
+    operator: str,
+    leaves: Tensor,
+    operands: str,
+    size: int,
+    *,
+    node_noise: float = 0.0,
+) -> str:
     """Return "torch" or "triton".
 
     "auto" is the faster one where both were measured on the same kind of device, in the same
@@ -65,6 +73,7 @@ def choose_backend(backend: str, operator: str, leaves: Tensor, operands: str, s
         leaves: [P, N, E], of the dtype that is computed in.
         operands: of `choose_operands`.
         size: P M, the number of merges.
+        node_noise: standard deviation of the noise on parents.
 
     Raises:
         ValueError: no backend has this name, or Triton is asked for what it does not take.
@@ -74,24 +83,26 @@ def choose_backend(backend: str, operator: str, leaves: Tensor, operands: str, s
             f"backend: no backend is called '{backend}'. Known: {', '.join(BACKENDS)}."
         )
     if backend == "auto":
-        if leaves.device.type != "cuda" or why_not_triton(operator, leaves):
+        if leaves.device.type != "cuda" or why_not_triton(operator, leaves, node_noise):
             return "torch"
         device = torch.cuda.get_device_name(leaves.device)
         faster: str = _faster(device, operands, leaves.shape[2], size)
         return faster
     if backend == "triton":
-        reason = why_not_triton(operator, leaves)
+        reason = why_not_triton(operator, leaves, node_noise)
         if reason:
             raise ValueError(f"backend: 'triton' {reason}; use 'torch' or 'auto'.")
     return backend
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def why_not_triton(operator: str, leaves: Tensor) -> str:
+def why_not_triton(operator: str, leaves: Tensor, node_noise: float = 0.0) -> str:
     """Return why the Triton backend cannot take a call, or nothing."""
     width = leaves.shape[2]
     if operator != "mlp":
         return f"knows operator 'mlp' and not '{operator}'"
+    if node_noise:
+        return f"draws no noise, and node_noise is {node_noise:g}"
     if leaves.dtype == torch.float64:
         return "computes in float32, and the leaves are float64"
     if width % 16 or width > _WIDEST:

@@ -97,7 +97,7 @@ class Stretch:
         height: of a chunk, 2^height tokens; ``start`` is a multiple of them.
         start: the first token of the stretch.
         room: how many tokens it has at most.
-        numbering: of the merges of the whole sequences, where there is dropout.
+        numbering: of the merges of the whole sequences, where there is dropout or noise.
     """
 
     lengths: tuple[int, ...]
@@ -151,7 +151,7 @@ class Stretch:
         return found
 
     def numbered(self, plan: Plan, rows: Rows) -> Plan:
-        """Return the plan of chunks with the numbers of their merges, where there is dropout."""
+        """Return the plan of chunks with the numbers of their merges, where these are needed."""
         if self.numbering is None:
             return plan
         starts = self.start + rows.firsts
@@ -230,7 +230,7 @@ class GivenLeaves(Leaves):
 
 
 class TokenLeaves(Leaves):
-    """States [P, V, E] of symbols, of which every token has a copy of its own, with dropout.
+    """States [P, V, E] of symbols, of which every token has a copy of its own, for randomness.
 
     Args:
         stretch: of the tokens.
@@ -499,8 +499,10 @@ def _zero_tree(stretch: Stretch, made: Prepared) -> Tensor:
     return run_plan(made.extra, none, made.tensors, made.seed, list(plan), made.settings)
 
 
-def token_leaves(stretch: Stretch, tokens: Tensor, num_symbols: int, dropout: float) -> TokenLeaves:
-    """Return the leaves of tokens, shared where there is no dropout.
+def token_leaves(
+    stretch: Stretch, tokens: Tensor, num_symbols: int, dropout: float, *, is_shared: bool
+) -> TokenLeaves:
+    """Return the leaves of tokens, shared where equal subtrees have equal states.
 
     Raises:
         ValueError: the table has no row for a token.
@@ -512,9 +514,8 @@ def token_leaves(stretch: Stretch, tokens: Tensor, num_symbols: int, dropout: fl
         is_read = torch.arange(begin, begin + part.shape[1]) < num_tokens
         if is_read.any():
             check_symbols(part[is_read], num_symbols)
-    if dropout:
-        return TokenLeaves(stretch, tokens, num_symbols, dropout)
-    return SharedLeaves(stretch, tokens, num_symbols, dropout)
+    kind = SharedLeaves if is_shared else TokenLeaves
+    return kind(stretch, tokens, num_symbols, dropout)
 
 
 def reduce_in_chunks(
@@ -532,8 +533,8 @@ def reduce_in_chunks(
 
 
 def whole(
-    lengths: Sequence[int], num_tokens: int, lone_node: str, height: int, *, drops: bool
+    lengths: Sequence[int], num_tokens: int, lone_node: str, height: int, *, is_random: bool
 ) -> Stretch:
     """Return the stretch that whole sequences are, with room for ``num_tokens``."""
-    numbering = Numbering(lengths, lone_node) if drops else None
+    numbering = Numbering(lengths, lone_node) if is_random else None
     return Stretch(tuple(lengths), lone_node, height, 0, num_tokens, numbering)

@@ -1,8 +1,8 @@
-"""Dropout from a counter: which features of a state are zeroed depends on seed, number and feature.
+"""Dropout and noise from a counter: functions of seed, number of the state and feature.
 
-The backward pass, a recomputation, every backend and every worker draw the same mask, and nothing
-is stored. The number of a parent is that of its merge in the plan of the whole batch. Leaves are
-numbered from above, so that they have no number in common with parents.
+The backward pass, a recomputation, every backend and every worker draw the same mask and the same
+noise, and nothing is stored. The number of a parent is that of its merge in the plan of the whole
+batch. Leaves are numbered from above, so that they have no number in common with parents.
 """
 
 from __future__ import annotations
@@ -39,13 +39,7 @@ def is_kept(seed: Tensor, population: int, numbers: Tensor, width: int, dropout:
         width: E.
         dropout: probability of zeroing a feature, in [0, 1).
     """
-    # int32 wraps around as words do, and takes half the time of int64
-    device = numbers.device
-    first, second = _as_int32(seed)
-    members = _as_int32(torch.arange(population, device=device) * MEMBER)
-    rows = _mix((_as_int32(numbers) + members[:, None]) ^ first)
-    features = _as_int32(torch.arange(width, device=device) * GOLDEN)
-    words = _mix((rows[..., None] + features) ^ second)
+    words = _words(seed, population, numbers, range(width))
     # as signed numbers, in the order of unsigned ones
     return words.bitwise_xor_(-(2**31)) >= threshold(dropout) - 2**31
 
@@ -62,12 +56,53 @@ def mask(
     return is_kept(seed, population, numbers, width, dropout).to(dtype).div_(1 - dropout)
 
 
+def noise(
+    seed: Tensor,
+    population: int,
+    numbers: Tensor,
+    width: int,
+    deviation: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return Gaussian noise for every feature, [P, n, E]; arguments as in `is_kept`.
+
+    The words are those of E more features, so that noise and masks have nothing in common. The
+    largest of 2^24 values is 5.3 standard deviations; float64 gets the same ones, rounded to
+    float32.
+
+    Args:
+        seed: of `new_seed`, and so on.
+        population: the same.
+        numbers: the same.
+        width: the same.
+        deviation: the standard deviation.
+        dtype: of the result.
+
+    Source: inversion, x = sqrt(2) erfinv(2 u - 1) for u uniform in (0, 1).
+    """
+    words = _words(seed, population, numbers, range(width, 2 * width))
+    # 24 bits and a half, all of which float32 holds: symmetric, and never -1 or 1
+    uniform = (words >> 8).to(torch.float32).add_(0.5).mul_(2**-23)
+    return uniform.erfinv_().mul_(2**0.5 * deviation).to(dtype)
+
+
 def leaf_numbers(places: Tensor) -> Tensor:
     """Return the numbers of leaves: the last word for place 0, and so on down.
 
     Places count the tokens of a batch, int64, sequence by sequence and none beyond a length.
     """
     return _WORD - places
+
+
+def _words(seed: Tensor, population: int, numbers: Tensor, features: range) -> Tensor:
+    """Return a word of 32 bits for every feature, int32 [P, n, E]."""
+    # int32 wraps around as words do, and takes half the time of int64
+    device = numbers.device
+    first, second = _as_int32(seed)
+    members = _as_int32(torch.arange(population, device=device) * MEMBER)
+    rows = _mix((_as_int32(numbers) + members[:, None]) ^ first)
+    columns = torch.arange(features.start, features.stop, device=device)
+    return _mix((rows[..., None] + _as_int32(columns * GOLDEN)) ^ second)
 
 
 def _as_int32(words: Tensor) -> Tensor:

@@ -23,6 +23,12 @@ class Execution(NamedTuple):
     precision: str | None
     backend: str
     recompute: bool | None
+    node_noise: float = 0.0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether states depend on a seed and on their numbers, so that no two are equal."""
+        return self.dropout > 0 or self.node_noise > 0
 
 
 class Prepared(NamedTuple):
@@ -51,7 +57,7 @@ def prepare(
         weights: with or without a population.
         execution: what the caller wishes.
         num_merges: M, of each member and in one pass.
-        seed: of `dropout.new_seed`; None draws one where there is dropout.
+        seed: of `dropout.new_seed`; None draws one where there is dropout or noise.
     """
     dtype = leaves.dtype
     if torch.is_autocast_enabled(leaves.device.type) and dtype != torch.float64:
@@ -63,13 +69,16 @@ def prepare(
         extra = leaves.new_empty(len(leaves), 0, leaves.shape[2])
     operands = choose_operands(execution.precision, dtype)
     num_rows = len(leaves) * num_merges
-    backend = choose_backend(execution.backend, operator, leaves, operands, num_rows)
-    settings = Settings(operator, execution.dropout, operands, keeps_hidden=True, backend=backend)
+    noise = execution.node_noise
+    backend = choose_backend(
+        execution.backend, operator, leaves, operands, num_rows, node_noise=noise
+    )
+    settings = Settings(operator, execution.dropout, operands, True, backend, noise)
     keeps = torch.is_grad_enabled() and any(t.requires_grad for t in (leaves, extra, *tensors))
     if keeps:
         num_kept = num_rows * torch_path.kept_size(settings, leaves.shape[2])
         keeps = keeps_hidden(execution.recompute, num_kept, compute_dtype(dtype))
-    if not execution.dropout:
+    if not execution.is_random:
         seed = torch.empty(0, dtype=torch.int64, device=leaves.device)
     elif seed is None:
         seed = new_seed(leaves.device)

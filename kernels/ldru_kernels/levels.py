@@ -86,14 +86,19 @@ class _SharingBuilder(Builder):
 
 @dataclass(frozen=True)
 class Ends:
-    """How far rows go: to one node, but those of ``is_open`` up ``num_levels`` in any case.
+    """How far rows go, and where their pairs begin.
 
-    An open row is a stretch of a longer sequence, in which its last node is not the root yet, and
-    alone on a level where the count is odd. ``is_open`` is bool [B].
+    Rows go to one node, but those of ``is_open``, bool [B], up ``num_levels`` in any case. An open
+    row is a stretch of a longer sequence, in which its last node is not the root yet, and alone on
+    a level where the count is odd.
+
+    ``offsets`` are of this level and those above, 0 where there is none. With 1 the pairs of a row
+    of more than two nodes begin at its second one, and the first is alone.
     """
 
     is_open: npt.NDArray[np.bool_] = field(default_factory=lambda: np.array(False))
     num_levels: int = 0
+    offsets: tuple[int, ...] = ()
 
     def active(self, counts: Nodes) -> Nodes:
         """Return the counts of rows that go on, and 0 for those that are done."""
@@ -103,11 +108,19 @@ class Ends:
 
     def above(self) -> Ends:
         """Return what is left one level further up."""
-        return Ends(self.is_open, self.num_levels - 1)
+        return Ends(self.is_open, self.num_levels - 1, self.offsets[1:])
+
+    def begins_alone(self, active: Nodes) -> npt.NDArray[np.bool_] | None:
+        """Return which rows have a first node that is alone, bool [B], or None for none of them.
+
+        Two nodes are a pair in any case: alone, both would stay two for ever.
+        """
+        return active > 2 if self.offsets and self.offsets[0] else None
 
     def ordered(self, order: Nodes | slice) -> Ends:
         """Return the same for other rows."""
-        return Ends(self.is_open[order] if self.is_open.ndim else self.is_open, self.num_levels)
+        is_open = self.is_open[order] if self.is_open.ndim else self.is_open
+        return Ends(is_open, self.num_levels, self.offsets)
 
 
 def _distinct(keys: Nodes, num_keys: int) -> tuple[Nodes, Nodes]:
@@ -136,7 +149,14 @@ def halve(
     padding, ends = builder.num_inputs - 1, ends or Ends()
     # a row that has come down to one node is done
     while (active := ends.active(counts)).any():
+        is_alone = ends.begins_alone(active)
+        if is_alone is not None:
+            # the second place of the first pair is nobody's
+            nodes = _set_apart(nodes, nodes[:, :1], is_alone)
+            counts, active = counts + is_alone, active + is_alone
         left, right, is_pair = _pairs(nodes, active)
+        if is_alone is not None:
+            is_pair[:, 0] &= ~is_alone
         if lone_node == "carry":
             nodes = left.copy()
             if is_pair.any():
@@ -185,6 +205,10 @@ def halve_shared(
             return roots
         nodes, counts = nodes[:num_active], counts[:num_active]
         ends = ends.ordered(slice(num_active))
+        is_alone = ends.begins_alone(ends.active(counts))
+        if is_alone is not None:
+            nodes = _set_apart(nodes, np.zeros((num_active, 1), np.int64), is_alone)
+            counts = counts + is_alone
         if nodes.shape[1] % 2:
             nodes = np.concatenate([nodes, np.zeros((num_active, 1), np.int64)], axis=1)
         base = builder.num_nodes + 1
@@ -262,6 +286,16 @@ def complete_blocks(builder: Builder, nodes: Nodes, counts: Nodes) -> list[Nodes
     return blocks
 
 
+def _set_apart(nodes: Nodes, nobody: Nodes, is_alone: npt.NDArray[np.bool_]) -> Nodes:
+    """Return rows [B, T + 1] with ``nobody``, [B, 1], after the first node where it is alone.
+
+    Pairs from the left then leave that node alone. Elsewhere ``nobody`` stands at the end.
+    """
+    apart = np.concatenate([nodes[:, :1], nobody, nodes[:, 1:]], axis=1)
+    found: Nodes = np.where(is_alone[:, None], apart, np.concatenate([nodes, nobody], axis=1))
+    return found
+
+
 def _pairs(nodes: Nodes, counts: Nodes) -> tuple[Nodes, Nodes, npt.NDArray[np.bool_]]:
     """Return left and right neighbours, [B, ceil(T/2)], and where both are among ``counts``."""
     left, right = nodes[:, ::2], nodes[:, 1::2]
@@ -275,7 +309,8 @@ def _pairs(nodes: Nodes, counts: Nodes) -> tuple[Nodes, Nodes, npt.NDArray[np.bo
 def has_lone_node_ahead(counts: Nodes, ends: Ends) -> bool:
     """Whether a node will be alone on its level, in a row that is not done."""
     while (active := ends.active(counts)).any():
-        if (active % 2 == 1).any():
+        is_alone = ends.begins_alone(active)
+        if (active % 2 == 1).any() or (is_alone is not None and is_alone.any()):
             return True
         counts, ends = (counts + 1) // 2, ends.above()
     return False

@@ -94,7 +94,7 @@ def _of_chunks(
 ) -> LevelNorms:
     """Return the norms of one long sequence: exact above its chunks, of some of them below."""
     rows = stretch.rows
-    leaves = token_leaves(stretch, tokens, len(table), 0.0)
+    leaves = token_leaves(stretch, tokens, len(table), 0.0, is_shared=True)
     with torch.no_grad():
         execution = Execution(0.0, None, "auto", recompute=True)
         most = group_merges(table[None], operator_name(weights.operator))

@@ -173,6 +173,7 @@ def merge_nodes(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Run a plan.
 
@@ -180,18 +181,19 @@ def merge_nodes(
         leaves: the first inputs, [P, N - K, E].
         extra: the last K inputs, [P, K, E].
         weights: of `weights.listed`; in another dtype than the states they are rounded to theirs.
-        seed: of `dropout.new_seed`; not read without dropout.
+        seed: of `dropout.new_seed`; not read without dropout and noise.
         plan: the fields of a `Plan`.
         operator: the first field of `Settings`, which the others complete.
         dropout: see there.
         operands: see there.
         keeps_hidden: see there.
         backend: see there.
+        node_noise: see there.
 
     Returns:
         See `Forward`.
     """
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     return forward_pass(leaves, extra, weights, seed, plan, settings)
 
 
@@ -207,9 +209,10 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     made = Plan(*plan)
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     population, num_leaves, width = leaves.shape
     num_merges = made.children.shape[0]
     results = leaves.new_empty(population, made.results.shape[0], width)
@@ -237,9 +240,10 @@ def merge_nodes_backward(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return `Gradients`."""
-    settings = Settings(operator, dropout, operands, keeps_hidden, backend)
+    settings = Settings(operator, dropout, operands, keeps_hidden, backend, node_noise)
     return backward_pass(d_results, states, outer, kept, weights, seed, plan, settings)
 
 
@@ -257,6 +261,7 @@ def _(
     operands: str,
     keeps_hidden: bool,
     backend: str,
+    node_noise: float,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     population, num_nodes, width = states.shape
     d_inputs = states.new_empty(population, num_nodes - plan[0].shape[0], width)
@@ -312,11 +317,14 @@ def _path(backend: str) -> Any:
     return triton_path
 
 
-def tree_plan(lengths: Tensor | None, leaves: Tensor, lone_node: str) -> list[Tensor]:
+def tree_plan(
+    lengths: Tensor | None, leaves: Tensor, lone_node: str, offsets: tuple[int, ...] = ()
+) -> list[Tensor]:
     """Return the plan of `schedule.build_schedule` for leaves [P, B, T, E]."""
     _, batch, num_tokens, _ = leaves.shape
-    op = plan_tree if torch.compiler.is_compiling() else _tree
-    return list(op(lengths, batch, num_tokens, lone_node, leaves.device))
+    if torch.compiler.is_compiling():
+        return list(plan_tree(lengths, batch, num_tokens, lone_node, leaves.device))
+    return list(_tree(lengths, batch, num_tokens, lone_node, leaves.device, offsets))
 
 
 def scan_plan(
@@ -335,7 +343,12 @@ def scan_plan(
 
 
 def tokens_plan(
-    lengths: Tensor | None, tokens: Tensor, num_symbols: int, lone_node: str, device: torch.device
+    lengths: Tensor | None,
+    tokens: Tensor,
+    num_symbols: int,
+    lone_node: str,
+    device: torch.device,
+    offsets: tuple[int, ...] = (),
 ) -> list[Tensor]:
     """Return the plan that merges equal subtrees of tokens [B, T] once.
 
@@ -344,14 +357,23 @@ def tokens_plan(
     if torch.compiler.is_compiling():
         return list(plan_tokens(lengths, tokens, num_symbols, lone_node, device))
     has_readers = torch.is_grad_enabled()
-    return list(_tokens(lengths, tokens, num_symbols, lone_node, device, has_readers=has_readers))
+    made = _tokens(
+        lengths, tokens, num_symbols, lone_node, device, offsets, has_readers=has_readers
+    )
+    return list(made)
 
 
 def _tree(
-    lengths: Tensor | None, batch: int, num_tokens: int, lone_node: str, device: torch.device
+    lengths: Tensor | None,
+    batch: int,
+    num_tokens: int,
+    lone_node: str,
+    device: torch.device,
+    offsets: tuple[int, ...] = (),
 ) -> Plan:
     counted = check_lengths(lengths, batch, num_tokens)
-    return plan_for(build_schedule, counted, num_tokens, device, lone_node=lone_node)
+    options = {"lone_node": lone_node, "offsets": offsets}
+    return plan_for(build_schedule, counted, num_tokens, device, **options)
 
 
 def _scan(
@@ -374,6 +396,7 @@ def _tokens(
     num_symbols: int,
     lone_node: str,
     device: torch.device,
+    offsets: tuple[int, ...] = (),
     *,
     has_readers: bool,
 ) -> Plan:
@@ -386,7 +409,7 @@ def _tokens(
         is_read = torch.arange(num_tokens) < torch.tensor(counted)[:, None]
         check_symbols(on_host[is_read], num_symbols)
     with torch.inference_mode(mode=False):
-        schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols)
+        schedule = build_schedule(counted, num_tokens, lone_node, symbols, num_symbols, offsets)
         num_extra = int(needs_padding(lone_node))
         plan = make_plan(schedule, num_extra, has_readers=has_readers, is_shared=True)
         return plan.to(device)

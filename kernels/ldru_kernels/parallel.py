@@ -2,9 +2,9 @@
 
 Worker r of k holds tokens r C up to (r + 1) C of every sequence, C a power of two. It reduces them
 to one state per sequence, all workers exchange these k * B * E numbers, and everyone finishes the
-top of the tree by itself. Results are identical everywhere, and brackets and dropout masks are
-those of one worker. `left_fold` may have more to exchange: where a sequence ends amid a chunk, the
-chunk leaves a state for every binary digit of its length.
+top of the tree by itself. Results are identical everywhere, and brackets, dropout masks and noise
+are those of one worker. `left_fold` may have more to exchange: where a sequence ends amid a chunk,
+the chunk leaves a state for every binary digit of its length.
 
 Gradients follow one rule: *averaged over the workers of the group*, those of weights, table and
 identity are the gradients of the mean of the workers' losses. Where all compute the same loss from
@@ -67,6 +67,7 @@ def tree_reduce(
     lengths: Tensor,
     lone_node: str = "zero_left",
     dropout: float = 0.0,
+    node_noise: float = 0.0,
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
@@ -82,6 +83,7 @@ def tree_reduce(
         lengths: of the whole sequences, int64 [B], each in 1..k C; equal on all workers.
         lone_node: as in `ldru_kernels.tree_reduce`.
         dropout: the same; the first worker draws the seed for all.
+        node_noise: the same.
         precision: the same.
         backend: the same.
         recompute: the same.
@@ -93,10 +95,10 @@ def tree_reduce(
     Raises:
         ValueError: as `ldru_kernels.tree_reduce` does, and where C is no power of two.
     """
-    check_inputs(leaves, weights, dropout)
+    check_inputs(leaves, weights, dropout, node_noise)
     check_identity(weights, lone_node)
     trees = leaves if leaves.dim() == 4 else leaves[None]
-    execution = Execution(dropout, precision, backend, recompute)
+    execution = Execution(dropout, precision, backend, recompute, node_noise)
     stretch = _stretch(lengths, trees, lone_node, chunk, execution, group)
     states = trees.flatten(1, 2)
     roots = _reduce(GivenLeaves(stretch), states, weights, execution, trees.shape[2], group)
@@ -112,6 +114,7 @@ def tree_reduce_tokens(
     lengths: Tensor,
     lone_node: str = "zero_left",
     dropout: float = 0.0,
+    node_noise: float = 0.0,
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
@@ -127,6 +130,7 @@ def tree_reduce_tokens(
         lengths: as in `tree_reduce`.
         lone_node: as in `tree_reduce`.
         dropout: as in `tree_reduce`, of leaves too.
+        node_noise: as in `tree_reduce`.
         precision: as in `tree_reduce`.
         backend: as in `tree_reduce`.
         recompute: as in `tree_reduce`.
@@ -138,13 +142,15 @@ def tree_reduce_tokens(
     Raises:
         ValueError: as `tree_reduce` does, and for a token that the table has no row for.
     """
-    check_tokens(table, tokens, weights, dropout)
+    check_tokens(table, tokens, weights, dropout, node_noise)
     check_identity(weights, lone_node)
     states = table if table.dim() == 3 else table[None]
-    execution = Execution(dropout, precision, backend, recompute)
+    execution = Execution(dropout, precision, backend, recompute, node_noise)
     trees = states[:, :1, None].expand(-1, *tokens.shape, -1)
     stretch = _stretch(lengths, trees, lone_node, chunk, execution, group)
-    leaves = token_leaves(stretch, tokens, states.shape[1], dropout)
+    leaves = token_leaves(
+        stretch, tokens, states.shape[1], dropout, is_shared=not execution.is_random
+    )
     roots = _reduce(leaves, states, weights, execution, tokens.shape[1], group)
     return roots if table.dim() == 3 else roots[0]
 
@@ -224,7 +230,7 @@ def _stretch(
     height = chunk_height(chunk, population * batch, size, trees.device, keeps=keeps)
     if height is None:
         height = size.bit_length() - 1
-    numbering = Numbering(counted, lone_node) if execution.dropout else None
+    numbering = Numbering(counted, lone_node) if execution.is_random else None
     start = dist.get_rank(group) * size
     return Stretch(tuple(counted), lone_node, height, start, size, numbering)
 
@@ -240,7 +246,7 @@ def _reduce(
     """Return the roots, [P, B, E], of leaves that states [P, N, E] make up."""
     stretch, num_workers = leaves.stretch, dist.get_world_size(group)
     seed = None
-    if execution.dropout:
+    if execution.is_random:
         seed = new_seed(states.device)
         dist.broadcast(seed, group=group, group_src=0)
     extra = padding(weights, states) if needs_padding(stretch.lone_node) else None

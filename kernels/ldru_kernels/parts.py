@@ -150,7 +150,8 @@ def _results(
 class Numbering:
     """Which numbers the merges of a part have in the schedule of the whole sequences.
 
-    Dropout goes by these numbers (see `dropout`), so that a tree in parts has the masks of one.
+    Dropout and noise go by these numbers (see `dropout`), so that a tree in parts has the masks of
+    one.
 
     Args:
         lengths: of the whole sequences, [B].

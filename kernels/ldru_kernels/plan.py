@@ -56,8 +56,8 @@ class Plan(NamedTuple):
     ``children`` int32 [M, 2] and ``results`` int32 [R] are nodes. ``readers`` int32 [R + 2M] are
     the edges that read node 0, then node 1, ...; those of node n begin at ``reader_starts[n]``,
     int32 [N + M + 1]. ``bounds`` int32 are merges that part phases into groups; see `Phase`.
-    ``numbers`` int32 [M] are what dropout knows the merges by, words of 32 bits, in plans that are
-    parts of others; it is empty where merge k is number k.
+    ``numbers`` int32 [M] are what dropout and noise know the merges by, words of 32 bits, in plans
+    that are parts of others; it is empty where merge k is number k.
 
     Three tensors stay on the CPU, because they steer the host. ``num_extra`` int64 []: how many of
     the inputs, the last K, are no leaves. ``phases`` int64 [., 4]: see `Phase`; a level in none of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ldru_kernels.dropout import is_kept
+from ldru_kernels.dropout import is_kept, noise
 from ldru_kernels.schedule import build_schedule, fold
 from ldru_kernels.weights import (
     ElementwiseSum,
@@ -97,16 +97,21 @@ def tree_reduce(
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
     dropout: float = 0.0,
+    node_noise: float = 0.0,
     seed: Tensor | None = None,
+    offsets: tuple[int, ...] = (),
 ) -> Tensor:
     """Combine every sequence to one state; the definition of `ldru_kernels.tree_reduce`.
 
-    With a seed of `dropout.new_seed`, the k-th merge of the schedule has the k-th mask.
+    With a seed of `dropout.new_seed`, the k-th merge of the schedule has the k-th mask and
+    the k-th noise.
     """
     if leaves.dim() == 3:
-        return _reduce(leaves, weights, 0, lengths, lone_node, dropout, seed)
+        return _reduce(leaves, weights, 0, lengths, lone_node, dropout, node_noise, seed, offsets)
     roots = [
-        _reduce(trees, member(weights, p), p, lengths, lone_node, dropout, seed)
+        _reduce(
+            trees, member(weights, p), p, lengths, lone_node, dropout, node_noise, seed, offsets
+        )
         for p, trees in enumerate(leaves)
     ]
     return torch.stack(roots)
@@ -119,11 +124,13 @@ def _reduce(
     lengths: Tensor | None,
     lone_node: str,
     dropout: float,
+    node_noise: float,
     seed: Tensor | None,
+    offsets: tuple[int, ...],
 ) -> Tensor:
     batch, num_tokens, width = leaves.shape
     counted = [num_tokens] * batch if lengths is None else lengths.tolist()
-    schedule = build_schedule(counted, num_tokens, lone_node)
+    schedule = build_schedule(counted, num_tokens, lone_node, offsets=offsets)
     extra = leaves.new_zeros(width) if weights.identity is None else weights.identity
     numbers = iter(range(schedule.num_merges))
 
@@ -131,8 +138,9 @@ def _reduce(
         state, number = parent_states(torch.cat([left, right]), weights), next(numbers)
         if seed is None:
             return state
-        kept = is_kept(seed, p + 1, torch.tensor([number]), width, dropout)
-        return state * kept[p, 0] / (1 - dropout)
+        place = seed, p + 1, torch.tensor([number]), width
+        state = state * is_kept(*place, dropout)[p, 0] / (1 - dropout)
+        return state + noise(*place, node_noise, state.dtype)[p, 0]
 
     return torch.stack(fold(schedule, [*leaves.flatten(0, 1), extra], join))
 

@@ -15,6 +15,7 @@ import numpy as np
 from ldru_kernels.levels import (
     LONE_NODE_RULES,
     Builder,
+    Ends,
     Nodes,
     begin,
     complete_blocks,
@@ -75,6 +76,7 @@ def build_schedule(
     lone_node: str,
     symbols: Nodes | None = None,
     num_symbols: int = 0,
+    offsets: tuple[int, ...] = (),
 ) -> Schedule:
     """Return the merges that reduce every sequence of a batch to its root.
 
@@ -97,6 +99,12 @@ def build_schedule(
     * ``left_fold``: the leaves are first cut into blocks of 2^a1 > 2^a2 > ... tokens, the binary
       digits of the length; the blocks' roots merge from the left, ((1 2) 3) ...
 
+    With an offset of 1 the pairs of a level begin at the second node, where there are more than
+    two. The first node is then alone, and the rule decides about it as about a last one, not
+    mirrored: so a node never merges with padding on a side where it does not do so without offsets,
+    and all nodes of a level have been through as many merges (but with ``carry``). A tree gets at
+    most one level more than without. ``left_fold`` has no levels of pairs, and no offsets.
+
     Args:
         lengths: [B], each in 1..num_tokens.
         num_tokens: T, the leaves that a sequence has room for.
@@ -104,23 +112,28 @@ def build_schedule(
         symbols: int64 [B, T], those that are read in 0..num_symbols-1; None makes every leaf its
             own.
         num_symbols: V, where there are symbols.
+        offsets: 0 or 1 for every level, from the leaves up; 0 for those above.
 
     Raises:
-        ValueError: no rule has this name.
+        ValueError: no rule has this name, or it has no offsets.
     """
     if lone_node not in LONE_NODE_RULES:
         raise ValueError(
             f"lone_node: no rule is called '{lone_node}'. Known: {', '.join(LONE_NODE_RULES)}."
         )
-    counts = np.array(lengths)
+    if any(offsets) and lone_node == "left_fold":
+        raise ValueError(
+            "offsets: lone_node 'left_fold' cuts the tokens into blocks and has no levels of pairs."
+        )
+    counts, ends = np.array(lengths), Ends(offsets=offsets)
     leaves, builder = begin(len(counts), num_tokens, lone_node, symbols, num_symbols)
     if lone_node == "left_fold":
         blocks, _ = cut_blocks(builder, leaves, counts)
         roots = join_blocks(builder, blocks, counts)
     elif symbols is None:
-        roots = halve(builder, leaves, counts, lone_node)
+        roots = halve(builder, leaves, counts, lone_node, ends)
     else:
-        roots = halve_shared(builder, symbols, counts, lone_node)
+        roots = halve_shared(builder, symbols, counts, lone_node, ends)
     return Schedule(builder.num_inputs, tuple(builder.levels), roots)
 
 

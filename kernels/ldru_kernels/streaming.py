@@ -87,7 +87,7 @@ class StreamingReduction:
             )
         stretch = self._stretch(self.num_tokens, tokens.shape[1])
         results = reduce_stretch(
-            token_leaves(stretch, tokens, self.table.shape[0], 0.0), self._made
+            token_leaves(stretch, tokens, self.table.shape[0], 0.0, is_shared=True), self._made
         )
         self._results.append(results.view(len(tokens), stretch.num_chunks, -1, results.shape[2]))
         self.num_tokens += tokens.shape[1]

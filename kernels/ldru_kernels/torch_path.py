@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
     ``operands`` is what the factors of a matrix product are rounded to, "ieee", "tf32", "bf16" or
     "fp16"; ``keeps_hidden`` whether the backward pass reads hidden layers or computes them again;
-    ``backend`` "torch" or "triton".
+    ``backend`` "torch" or "triton"; ``node_noise`` the standard deviation of the noise on parents.
     """
 
     operator: str
@@ -47,6 +47,7 @@ class Settings(NamedTuple):
     operands: str
     keeps_hidden: bool
     backend: str
+    node_noise: float = 0.0
 
 
 class Block(NamedTuple):
@@ -90,7 +91,7 @@ def forward(
     Args:
         states: of all nodes, [P, N + M, E], of which the N inputs are there.
         folded: of `folding.folded`.
-        seed: of `dropout.new_seed`; not read without dropout.
+        seed: of `dropout.new_seed`; not read without dropout and noise.
         plan: on the device of ``states``.
         settings: of the pass.
 
@@ -115,6 +116,9 @@ def forward(
             parents(settings.operator, rows, weights, products, made)
             if settings.dropout:
                 made *= _mask(seed, plan, [block], states, settings.dropout)
+            if settings.node_noise:
+                # a constant to the backward pass, which finds it in the states
+                made += _noise(seed, plan, [block], states, settings.node_noise)
     return list(hidden.values()) if settings.keeps_hidden else []
 
 
@@ -304,13 +308,25 @@ def _pairs(states: Tensor, plan: Plan, blocks: list[Block]) -> Tensor:
 def _mask(seed: Tensor, plan: Plan, blocks: list[Block], states: Tensor, dropout: float) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for every feature of the blocks' parents, [P, n, E]."""
     population, _, width = states.shape
+    dtype = compute_dtype(states.dtype)
+    return drop.mask(seed, population, _numbers(plan, blocks, states), width, dropout, dtype)
+
+
+def _noise(
+    seed: Tensor, plan: Plan, blocks: list[Block], states: Tensor, deviation: float
+) -> Tensor:
+    """Return what every feature of the blocks' parents is off by, [P, n, E]."""
+    population, _, width = states.shape
+    dtype = compute_dtype(states.dtype)
+    return drop.noise(seed, population, _numbers(plan, blocks, states), width, deviation, dtype)
+
+
+def _numbers(plan: Plan, blocks: list[Block], states: Tensor) -> Tensor:
+    """Return what dropout and noise know the blocks' merges by, int32 [n]."""
     first, last = blocks[0].first, blocks[-1].last
     if len(plan.numbers):
-        merges = plan.numbers[first:last]
-    else:
-        merges = torch.arange(first, last, dtype=torch.int32, device=states.device)
-    dtype = compute_dtype(states.dtype)
-    return drop.mask(seed, population, merges, width, dropout, dtype)
+        return plan.numbers[first:last]
+    return torch.arange(first, last, dtype=torch.int32, device=states.device)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ldru_kernels.checks import (
     check_identity,
     check_inputs,
     check_lengths,
+    check_offsets,
     check_symbols,
     check_tokens,
 )
@@ -36,7 +38,9 @@ def tree_reduce(
     *,
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
+    offsets: Sequence[int] = (),
     dropout: float = 0.0,
+    node_noise: float = 0.0,
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
@@ -56,8 +60,14 @@ def tree_reduce(
             the CPU they cost no synchronisation.
         lone_node: what becomes of the last node of a level with an odd count, one of
             `LONE_NODE_RULES`; `ldru_kernels.schedule.build_schedule` defines them.
+        offsets: where the pairs of each level begin, at node 0 or 1, from the leaves up and for all
+            sequences; 0 for the levels that are not named. What becomes of a first node that is
+            alone stands there too. Such trees have no chunks. Not in a compiled graph.
         dropout: probability of zeroing a feature of a parent state, in [0, 1). The seed is drawn
             from torch's generator; 0, as in evaluation, draws nothing.
+        node_noise: standard deviation of the Gaussian noise that is added to every feature of a
+            parent state, the root's too, after dropout. Leaves have none. It is drawn as dropout
+            is, and needs the torch backend.
         precision: of the factors of matrix products, whose sums are float32 or wider: "ieee" does
             not round float32, "tf32" rounds to 10 bits where the GPU's matrix units do (elsewhere
             it is "ieee"), "bf16" to 7 bits. None: half-precision leaves as they are, float32 as
@@ -77,14 +87,16 @@ def tree_reduce(
     Raises:
         ValueError: a shape, dtype or device disagrees (the message names the odd one out), a length
             is not in 1..T, the rule or the operator is unknown, the identity element is missing
-            or superfluous, or the backend cannot take the call.
+            or superfluous, offsets do not go with the rule or with chunks, or the backend cannot
+            take the call.
 
     Source: arXiv 2605.26035, section 3.
     """
-    check_inputs(leaves, weights, dropout)
+    check_inputs(leaves, weights, dropout, node_noise)
     check_identity(weights, lone_node)
     trees = leaves if leaves.dim() == 4 else leaves[None]
-    how = _How(lone_node, lengths, chunk, Execution(dropout, precision, backend, recompute))
+    execution = Execution(dropout, precision, backend, recompute, node_noise)
+    how = _How(lone_node, lengths, chunk, execution, check_offsets(offsets, leaves.shape[-2]))
     roots = _reduce(trees, weights, how)
     return roots if leaves.dim() == 4 else roots[0]
 
@@ -96,7 +108,9 @@ def tree_reduce_tokens(
     *,
     lengths: Tensor | None = None,
     lone_node: str = "zero_left",
+    offsets: Sequence[int] = (),
     dropout: float = 0.0,
+    node_noise: float = 0.0,
     precision: str | None = None,
     backend: str = "auto",
     recompute: bool | None = None,
@@ -105,8 +119,8 @@ def tree_reduce_tokens(
     """Combine every sequence to one state where a leaf depends on its token alone.
 
     The same as ``tree_reduce(table[tokens], ...)`` to rounding, but equal subtrees of a batch are
-    merged once and collect the gradients of all their places. With dropout no two places are equal,
-    and every leaf is a state of its own.
+    merged once and collect the gradients of all their places. With dropout or noise no two places
+    are equal, and every leaf is a state of its own.
 
     Args:
         table: leaf state of every token, [V, E], floating point; of a population, [P, V, E].
@@ -115,7 +129,9 @@ def tree_reduce_tokens(
         weights: of the same E, dtype and device; for a population, [P, ...] each.
         lengths: as in `tree_reduce`.
         lone_node: as in `tree_reduce`.
+        offsets: as in `tree_reduce`.
         dropout: as in `tree_reduce`, of leaves too.
+        node_noise: as in `tree_reduce`, not of leaves.
         precision: as in `tree_reduce`.
         backend: as in `tree_reduce`.
         recompute: as in `tree_reduce`.
@@ -128,9 +144,10 @@ def tree_reduce_tokens(
     Raises:
         ValueError: as `tree_reduce` does, and for a token that the table has no row for.
     """
-    check_tokens(table, tokens, weights, dropout)
+    check_tokens(table, tokens, weights, dropout, node_noise)
     check_identity(weights, lone_node)
-    how = _How(lone_node, lengths, chunk, Execution(dropout, precision, backend, recompute))
+    execution = Execution(dropout, precision, backend, recompute, node_noise)
+    how = _How(lone_node, lengths, chunk, execution, check_offsets(offsets, tokens.shape[1]))
     roots = _reduce_tokens(table if table.dim() == 3 else table[None], tokens, weights, how)
     return roots if table.dim() == 3 else roots[0]
 
@@ -142,15 +159,22 @@ class _How(NamedTuple):
     lengths: Tensor | None
     chunk: int | None
     execution: Execution
+    offsets: tuple[int, ...]
 
     def height(self, batch: int, num_tokens: int, device: torch.device) -> int | None:
+        if self.offsets:
+            if self.chunk is not None:
+                raise ValueError(
+                    "chunk: with offsets, subtrees are not those of chunks; leave one of them out."
+                )
+            return None
         keeps = self.execution.recompute is False
         return chunk_height(self.chunk, batch, num_tokens, device, keeps=keeps)
 
     def stretch(self, batch: int, num_tokens: int, height: int) -> Stretch:
         counted = check_lengths(self.lengths, batch, num_tokens)
-        drops = self.execution.dropout > 0
-        return whole(counted, num_tokens, self.lone_node, height, drops=drops)
+        is_random = self.execution.is_random
+        return whole(counted, num_tokens, self.lone_node, height, is_random=is_random)
 
 
 def _reduce(trees: Tensor, weights: MergeWeights, how: _How) -> Tensor:
@@ -170,7 +194,7 @@ def _reduce_at_once(
 ) -> Tensor:
     states = trees.flatten(1, 2)
     extra = padding(weights, states) if needs_padding(how.lone_node) else None
-    plan = tree_plan(how.lengths, trees, how.lone_node)
+    plan = tree_plan(how.lengths, trees, how.lone_node, how.offsets)
     return run(plan, states, extra, weights, how.execution, seed)
 
 
@@ -178,25 +202,27 @@ def _reduce_tokens(table: Tensor, tokens: Tensor, weights: MergeWeights, how: _H
     """Return the roots of tokens [B, T] with a table [P, V, E]."""
     batch, num_tokens = tokens.shape
     population, num_symbols, _ = table.shape
-    dropout = how.execution.dropout
+    dropout, is_random = how.execution.dropout, how.execution.is_random
     height = how.height(population * batch, num_tokens, table.device)
-    if height is None and dropout:
+    if height is None and is_random:
         seed = new_seed(table.device)
-        trees = _dropped_leaves(table, tokens, how.lengths, dropout, seed)
+        trees = _own_leaves(table, tokens, how.lengths, dropout, seed)
         return _reduce_at_once(trees, weights, how, seed)
     extra = padding(weights, table) if needs_padding(how.lone_node) else None
     if height is None:
-        plan = tokens_plan(how.lengths, tokens, num_symbols, how.lone_node, table.device)
+        plan = tokens_plan(
+            how.lengths, tokens, num_symbols, how.lone_node, table.device, how.offsets
+        )
         return run(plan, table, extra, weights, how.execution)
     stretch = how.stretch(batch, num_tokens, height)
-    leaves = token_leaves(stretch, tokens, num_symbols, dropout)
+    leaves = token_leaves(stretch, tokens, num_symbols, dropout, is_shared=not is_random)
     return reduce_in_chunks(leaves, table, extra, weights, how.execution)
 
 
-def _dropped_leaves(
+def _own_leaves(
     table: Tensor, tokens: Tensor, lengths: Tensor | None, dropout: float, seed: Tensor
 ) -> Tensor:
-    """Return a leaf state for every place, [P, B, T, E], with masks of their own."""
+    """Return a leaf state for every place, [P, B, T, E], with masks of their own if any."""
     batch, num_tokens = tokens.shape
     device, num_symbols = table.device, table.shape[1]
     if lengths is None:
@@ -206,8 +232,10 @@ def _dropped_leaves(
     is_real = places < lengths[:, None]
     symbols = tokens.to(device).masked_fill(~is_real, 0)
     check_symbols(symbols, num_symbols)
-    numbers = leaf_numbers((lengths.cumsum(0) - lengths)[:, None] + places).flatten()
-    kept = mask(seed, len(table), numbers, table.shape[2], dropout, table.dtype)
     found = [F.embedding(symbols, of_member) for of_member in table]
     leaves = found[0][None] if len(found) == 1 else torch.stack(found)
+    if not dropout:
+        return leaves
+    numbers = leaf_numbers((lengths.cumsum(0) - lengths)[:, None] + places).flatten()
+    kept = mask(seed, len(table), numbers, table.shape[2], dropout, table.dtype)
     return leaves * kept.view(leaves.shape)

@@ -144,15 +144,18 @@ def compare(op, given, weights, chunk, **arguments):
 
 
 @pytest.mark.usefixtures("small_groups")
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("dropout", "node_noise"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2)])
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
 @pytest.mark.parametrize("is_of_tokens", [False, True])
-def test_results_and_every_gradient_are_those_of_the_whole(is_of_tokens, lone_node, dropout):
+def test_results_and_every_gradient_are_those_of_the_whole(
+    is_of_tokens, lone_node, dropout, node_noise
+):
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(3, (len(LENGTHS), 33), generator=generator)
     # what is beyond a length is not read
     tokens[1, 1:] = 99
     arguments = {"lone_node": lone_node, "dropout": dropout, "lengths": torch.tensor(LENGTHS)}
+    arguments["node_noise"] = node_noise
     weights = random_weights("mlp", 4, lone_node)
     given = random_leaves(3, 4) if is_of_tokens else random_leaves(len(LENGTHS), 33, 4)
 
@@ -170,6 +173,7 @@ def test_results_and_every_gradient_are_those_of_the_whole(is_of_tokens, lone_no
 def test_a_population_in_chunks():
     weights = random_weights("grc", 4, "identity", population=2)
     arguments = {"lone_node": "identity", "dropout": 0.3, "lengths": torch.tensor(LENGTHS)}
+    arguments["node_noise"] = 0.2
     compare(tree_reduce, random_leaves(2, len(LENGTHS), 33, 4), weights, 8, **arguments)
 
 

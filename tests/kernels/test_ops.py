@@ -60,12 +60,12 @@ def test_the_op_keeps_its_promises():
     leaves, weights = random_leaves(2, 3, 9, 4), random_weights("mlp", 4, population=2)
     tensors = [tensor.detach().requires_grad_() for tensor in listed(weights)]
     extra = torch.zeros(2, 1, 4, dtype=torch.float64, requires_grad=True)
-    seed = torch.empty(0, dtype=torch.int64)
+    seed = torch.tensor([1, 2])
     plan = tree_plan(LENGTHS, leaves, "zero_left")
     inputs = (leaves.flatten(1, 2).detach().requires_grad_(), extra, tensors, seed, plan)
     torch.library.opcheck(
         merge_nodes,
-        (*inputs, "mlp", 0.0, "ieee", True, "torch"),
+        (*inputs, "mlp", 0.0, "ieee", True, "torch", 0.2),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from ldru_kernels.schedule import build_scan, build_schedule, fold
 TEXT = (Path(__file__).parents[2] / "kernels" / "README.md").read_text()
 PREFIXES = re.findall(r"^\| (\d) \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
 ROWS = re.findall(r"^\| `(\w+)` \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
+OFFSETS = re.findall(r"^\| `(\([01, ]*\))` \| `(.*?)` \| `(.*?)` \|$", TEXT, flags=re.MULTILINE)
 
 
-def brackets(length, rule):
+def brackets(length, rule, offsets=()):
     padding = "E" if rule == "identity" else "0"
     inputs = [*"abcdefghij"[:length], padding]
-    (root,) = fold(build_schedule([length], length, rule), inputs, lambda a, b: f"({a}{b})")
+    schedule = build_schedule([length], length, rule, offsets=offsets)
+    (root,) = fold(schedule, inputs, lambda a, b: f"({a}{b})")
     return root
 
 
@@ -29,6 +32,13 @@ def test_the_table_has_every_rule():
 @pytest.mark.parametrize(("rule", "three", "five"), ROWS)
 def test_brackets(rule, three, five):
     assert (brackets(3, rule), brackets(5, rule)) == (three, five)
+
+
+def test_brackets_with_offsets():
+    assert len(OFFSETS) == 4
+    for offsets, *wanted in OFFSETS:
+        found = [brackets(5, rule, ast.literal_eval(offsets)) for rule in ("carry", "zero_left")]
+        assert found == wanted, offsets
 
 
 def test_where_carry_and_left_fold_part():

@@ -19,7 +19,7 @@ from ldru_kernels import (
     torch_path,
     tree_reduce,
 )
-from ldru_kernels.dropout import is_kept, new_seed
+from ldru_kernels.dropout import is_kept, new_seed, noise
 
 LENGTHS = [33, 1, 2, 3, 7, 33, 4]
 
@@ -173,12 +173,18 @@ def test_dropout_zeroes_or_scales_parents():
     assert torch.equal(tree_reduce(leaves, weights, dropout=0.25), dropped)
 
 
+@pytest.mark.parametrize(("dropout", "node_noise"), [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
 @pytest.mark.parametrize("population", [None, 3])
-def test_dropout_has_the_masks_of_the_definition(lone_node, population):
+def test_dropout_and_noise_are_those_of_the_definition(lone_node, population, dropout, node_noise):
     weights = random_weights("mlp", 4, lone_node, population=population)
     leaves = random_leaves(*([population] if population else []), 4, 9, 4)
-    arguments = {"lengths": torch.tensor([9, 3, 1, 7]), "lone_node": lone_node, "dropout": 0.3}
+    arguments = {
+        "lengths": torch.tensor([9, 3, 1, 7]),
+        "lone_node": lone_node,
+        "dropout": dropout,
+        "node_noise": node_noise,
+    }
     torch.manual_seed(0)
     found = root_and_gradients(tree_reduce, leaves, weights, **arguments)
     torch.manual_seed(0)
@@ -203,6 +209,64 @@ def test_masks_are_fair_and_unrelated():
         assert abs(correlation) < 5 / 2**10
 
 
+def test_noise_is_normal_and_unrelated():
+    number = 2**20
+    seed = new_seed(torch.device("cpu"))
+    drawn = noise(seed, 4, torch.arange(4096), 64, 1.0, torch.float64)
+    # five standard deviations of the mean, of the moments and of shares
+    assert abs(drawn.mean()) < 5 / number**0.5
+    assert abs(drawn.square().mean() - 1) < 5 * (2 / number) ** 0.5
+    assert abs(drawn.pow(3).mean()) < 5 * (15 / number) ** 0.5
+    assert abs(drawn.pow(4).mean() - 3) < 5 * (96 / number) ** 0.5
+    for level in (-3.0, -1.5, -0.3, 0.0, 1.0, 2.5):
+        share = float(torch.special.ndtr(torch.tensor(level, dtype=torch.float64)))
+        deviation = (share * (1 - share) / number) ** 0.5
+        assert abs((drawn < level).double().mean() - share) < 5 * deviation, level
+    # between members, merges, features and seeds, and with the masks of dropout
+    for other in (
+        drawn.roll(1, 0),
+        drawn.roll(1, 1),
+        drawn.roll(1, 2),
+        noise(new_seed(seed.device), 4, torch.arange(4096), 64, 1.0, torch.float64),
+        is_kept(seed, 4, torch.arange(4096), 64, 0.5).double(),
+    ):
+        correlation = torch.corrcoef(torch.stack([drawn.flatten(), other.flatten()]))[0, 1]
+        assert abs(correlation) < 5 / number**0.5
+    scaled = noise(seed, 4, torch.arange(4096), 64, 0.25, torch.float32)
+    torch.testing.assert_close(scaled, 0.25 * drawn.float())
+
+
+def test_noise_is_added_to_every_parent_and_to_no_leaf():
+    weights, leaves = random_weights("mlp", 8), random_leaves(400, 2, 8)
+    lengths = torch.full((400,), 2)
+    lengths[:100] = 1
+    plain = tree_reduce(leaves, weights, lengths=lengths)
+    torch.manual_seed(0)
+    noisy = tree_reduce(leaves, weights, lengths=lengths, node_noise=0.5)
+    assert torch.equal(noisy[:100], plain[:100])
+    added = (noisy - plain)[100:]
+    # 2400 of them: a standard deviation of 0.5 is known to 0.0072, five times that is allowed
+    assert abs(added.std() - 0.5) < 0.036
+    assert abs(added.mean()) < 0.051
+    torch.manual_seed(0)
+    assert torch.equal(tree_reduce(leaves, weights, lengths=lengths, node_noise=0.5), noisy)
+    assert not torch.equal(tree_reduce(leaves, weights, lengths=lengths, node_noise=0.5), noisy)
+
+
+@pytest.mark.parametrize("lone_node", ["carry", "identity", "pad_power_of_two"])
+def test_gradients_under_noise_are_finite_differences(lone_node):
+    weights = random_weights("gated_sum", 3, lone_node)
+    leaves = random_leaves(2, 7, 3)
+    named = tensors(leaves, weights)
+
+    def roots(*_):
+        torch.manual_seed(4)
+        lengths = torch.tensor([7, 5])
+        return tree_reduce(leaves, weights, lengths=lengths, lone_node=lone_node, node_noise=0.3)
+
+    assert torch.autograd.gradcheck(roots, tuple(named.values()), eps=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("lone_node", LONE_NODE_RULES)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_a_population_is_its_members_side_by_side(operator, lone_node):
@@ -219,9 +283,14 @@ def test_a_population_is_its_members_side_by_side(operator, lone_node):
 def test_recomputing_changes_memory_only(operator):
     weights = random_weights(operator, 4)
     leaves = random_leaves(5, 12, 4)
-    kept = root_and_gradients(tree_reduce, leaves, weights, dropout=0.0, recompute=False)
-    again = root_and_gradients(tree_reduce, leaves, weights, dropout=0.0, recompute=True)
-    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    for node_noise in (0.0, 0.2):
+        found = []
+        for recompute in (False, True):
+            torch.manual_seed(0)
+            how = {"node_noise": node_noise, "recompute": recompute}
+            found.append(root_and_gradients(tree_reduce, leaves, weights, **how))
+        kept, again = found
+        assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def saved_bytes(recompute):
@@ -286,6 +355,13 @@ def replaced(group, **changes):
             r"lone_node 'carry' with an identity element",
         ),
         (None, None, {"dropout": 1.0}, r"dropout: 1.0 is not in \[0, 1\)"),
+        (None, None, {"node_noise": -0.1}, r"node_noise: -0.1 is no standard deviation: finite"),
+        (
+            None,
+            None,
+            {"node_noise": 0.1, "backend": "triton"},
+            r"backend: 'triton' draws no noise, and node_noise is 0.1; use 'torch' or 'auto'",
+        ),
         (None, None, {"lengths": torch.tensor([3])}, r"lengths: shape \[1\], .* need int64 \[2\]"),
         (None, None, {"lengths": torch.tensor([3.0, 1.0])}, r"lengths: .*torch.float32; need int"),
         (None, None, {"lengths": torch.tensor([3, 0])}, r"lengths: from 0 to 3; leaves hold 1 to"),

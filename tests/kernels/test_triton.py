@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,12 @@ def test_all_levels_in_one_launch(lone_node, processors, monkeypatch):
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
+def test_pairs_that_begin_elsewhere():
+    arguments = {"lengths": torch.tensor([19, 6]), "offsets": (1, 0, 1)}
+    compare(tree_reduce, *case(16, 19), **arguments)
+    compare(tree_reduce, *case(16, 19), lone_node="carry", **arguments)
+
+
 def test_all_levels_of_a_scan_in_one_launch():
     leaves, weights = case(16, 9, population=3, batch=3)
     compare(prefix_scan, leaves, weights, lengths=torch.tensor([9, 1, 8]))
@@ -329,6 +336,18 @@ def test_the_choice_follows_the_nearest_measured_row(monkeypatch):
 def test_the_shipped_table_has_the_rows_that_the_choice_reads():
     for row in choice._measured():
         assert {"device", "operands", "width", "merges", "torch_ms", "triton_ms"} <= set(row)
+
+
+def test_noise_goes_to_the_torch_backend(monkeypatch):
+    leaves = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"), shape=(1, 2, 16), dtype=torch.float32
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(choice, "_faster", lambda *_: "triton")
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    arguments = "auto", "mlp", leaves, "ieee", 1000
+    assert choice.choose_backend(*arguments) == "triton"
+    assert choice.choose_backend(*arguments, node_noise=0.1) == "torch"
 
 
 def test_kept_sizes_are_those_of_the_torch_backend_only():

@@ -14,8 +14,8 @@ ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
 NUM_SYMBOLS, NUM_CLASSES = 3, 4
 # sizes that keep a test quick, wherever a kind has a field of this name
 _SMALL = {"width": 8, "layers": 2, "heads": 2, "state": 6, "matrices": 3}
-# whole numbers that change what is computed
-_OTHER = {"householders": 2, "window": 3}
+# numbers that change what is computed
+_OTHER = {"householders": 2, "node_noise": 0.5, "window": 3}
 
 
 def _variants(kind: str) -> list[dict[str, Any]]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.models.small import build, strings
 from torch.nn import functional as F
 
-from ldru_kernels import norms
+from ldru_kernels import norms, tree_reduce_tokens
 from ldru_study.models.layers import ShortConvolution
 from ldru_study.models.positions import distance_bias, rotate, sinusoids
 from ldru_study.models.registry import (
     associativity_defect,
     begin_stream,
     can_stream,
+    draw_brackets,
     num_parameters,
+    share_strings,
 )
 from ldru_study.spec.model import LoneNode
 
@@ -412,6 +416,58 @@ def test_a_model_that_cannot_stream_says_so():
     assert not can_stream(model)
     with pytest.raises(TypeError, match="a Transformer reads whole strings only"):
         begin_stream(model, torch.tensor([3]))
+
+
+def test_random_brackets_are_drawn_level_by_level():
+    """What a call in training gives is one of the trees, and each is about as frequent."""
+    model = build({"kind": "ldru", "width": 8, "random_brackets": True}).double()
+    batch = strings(5, 3)
+    weights, table = model._merge_weights(), model._leaf_of_symbol()
+    trees = []
+    # a third level would be that of two nodes
+    for offsets in itertools.product((0, 1), repeat=2):
+        roots = tree_reduce_tokens(table, batch[0], weights, lengths=batch[1], offsets=offsets)
+        trees.append(model.classifier(roots))
+    assert torch.equal(model(*batch), trees[0])
+    model.train()
+    torch.manual_seed(0)
+    counts = [0] * len(trees)
+    for _ in range(200):
+        found = model(*batch)
+        (number,) = [n for n, tree in enumerate(trees) if torch.equal(tree, found)]
+        counts[number] += 1
+    # 50 each; five standard deviations are 31
+    assert all(19 <= count <= 81 for count in counts), counts
+
+
+def test_brackets_that_are_drawn_once_hold_for_all_calls_in_training():
+    model = build({"kind": "ldru", "width": 8, "random_brackets": True}).double()
+    (tokens, lengths), plain = strings(40, 33, 7, 2), build({"kind": "ldru", "width": 8}).double()
+    state, found = torch.get_rng_state(), []
+    for seed in (1, 2, 1):
+        draw_brackets(model, seed)
+        found.append(model.train()(tokens, lengths))
+        for row in range(4):
+            alone = model(tokens[row : row + 1], lengths[row : row + 1])
+            torch.testing.assert_close(alone[0], found[-1][row])
+        assert torch.equal(model.eval()(tokens, lengths), plain(tokens, lengths))
+    assert torch.equal(found[0], found[2])
+    assert not torch.allclose(found[0][:3], found[1][:3])
+    # two tokens have one tree
+    torch.testing.assert_close(found[0][3], found[1][3])
+    assert torch.equal(torch.get_rng_state(), state)
+    # and nothing to draw for who has none
+    draw_brackets(plain.train(), 1)
+    assert torch.equal(plain(tokens, lengths), plain.eval()(tokens, lengths))
+
+
+def test_trees_of_random_brackets_are_not_cut():
+    model = build({"kind": "ldru", "width": 8, "random_brackets": True})
+    share_strings(model, None)
+    with pytest.raises(ValueError, match="random_brackets: their trees have no subtree for every"):
+        share_strings(model, object())
+    with pytest.raises(ValidationError, match="lone_node 'left_fold' cuts the tokens into blocks"):
+        build({"kind": "ldru", "lone_node": "left_fold", "random_brackets": True})
 
 
 def test_the_associativity_penalty_teaches():

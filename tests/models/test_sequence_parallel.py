@@ -1,4 +1,4 @@
-"""An ldru on several workers is the ldru on one: logits, gradients, dropout, level by level."""
+"""An ldru on several workers is the ldru on one: logits, gradients, dropout, noise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from torch.nn import functional as F
 
 WORLD = 2
 CASES = {
-    f"{rule}, dropout {dropout}": {
+    f"{rule}, dropout {dropout}, noise {node_noise}": {
         "kind": "ldru",
         "width": 8,
         "lone_node": rule,
         "dropout": dropout,
+        "node_noise": node_noise,
     }
-    for rule, dropout in (("zero_left", 0.0), ("identity", 0.3), ("left_fold", 0.3))
+    for rule, dropout, node_noise in (
+        ("zero_left", 0.0, 0.0),
+        ("identity", 0.3, 0.0),
+        ("left_fold", 0.3, 0.2),
+        ("carry", 0.0, 0.2),
+    )
 }
 
 

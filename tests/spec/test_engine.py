@@ -120,6 +120,12 @@ def read(train="", *, model=None, more=""):
             "the ldru has none (long trees recompute by themselves).",
         ),
         (
+            "sequence_parallel: 2",
+            "{kind: ldru, random_brackets: true}",
+            f"{FILE}.sequence_parallel 2 gives every worker a complete subtree, and trees of "
+            "model.random_brackets have none for all of them. Use train.data_parallel.",
+        ),
+        (
             "associativity_penalty: 0.1",
             "{kind: lstm}",
             f"{FILE}.associativity_penalty 0.1: the lstm has no operator. Leave it out, or set it "

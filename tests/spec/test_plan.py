@@ -125,6 +125,11 @@ def test_ids_are_pinned():
     assert trial().trial_id == "83e95db18d0ec786"
     ldru = {"kind": "ldru", "operator": "grc", "width": 32}
     assert trial(model=ldru, train={"steps": 5}, seed=7).trial_id == "726684855a5a79fc"
+    # fields that are younger than stored trials
+    young = {"node_noise": 0.0, "random_brackets": False}
+    assert trial(model=ldru | young, train={"steps": 5}, seed=7).trial_id == "726684855a5a79fc"
+    others = [{}, {"node_noise": 0.1}, {"node_noise": 0.2}, {"random_brackets": True}]
+    assert len({trial(model=ldru | other).trial_id for other in others}) == 4
 
 
 def test_defaults_are_pinned():
@@ -154,7 +159,14 @@ def test_defaults_are_pinned():
         "data_parallel": 1,
     }
     models = {
-        "ldru": {"operator": "mlp", "width": 64, "lone_node": "zero_left", "dropout": 0.0},
+        "ldru": {
+            "operator": "mlp",
+            "width": 64,
+            "lone_node": "zero_left",
+            "dropout": 0.0,
+            "node_noise": 0.0,
+            "random_brackets": False,
+        },
         "lstm": {"width": 256},
         "rnn": {"width": 256},
         "gru": {"width": 256},

@@ -137,6 +137,19 @@ def test_two_workers_of_a_string_draw_the_same_penalty(gang):
     assert wanted != pytest.approx(losses_of(trial(max_length=13), 10)[0], abs=1e-4)
 
 
+def test_two_workers_draw_the_same_brackets(gang):
+    def bracketed(**train):
+        config = trial(**train)
+        changed = config.model.model_copy(update={"random_brackets": True})
+        return config.model_copy(update={"model": changed})
+
+    wanted, _ = losses_of(bracketed(), 10)
+    for engine in (PLAIN | {"gradient_accumulation": 2}, zero(2)):
+        config = bracketed(engine=engine, data_parallel=2)
+        assert gang.call(losses_of, config, 10)[0][0] == pytest.approx(wanted, abs=1e-5)
+    assert wanted != pytest.approx(losses_of(trial(), 10)[0], abs=1e-4)
+
+
 def test_bf16_is_not_fp32(wanted):
     fp32, bf16 = (wanted["ldru", precision][0] for precision in ("fp32", "bf16"))
     assert max(abs(a - b) for a, b in zip(fp32, bf16, strict=True)) > 1e-4

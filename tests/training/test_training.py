@@ -161,6 +161,20 @@ def test_dropout_of_a_step_depends_on_nothing_but_the_step():
     assert small_trial("ldru").model.dropout > 0
 
 
+def test_the_brackets_of_a_step_depend_on_nothing_but_the_step():
+    config = without_dropout("random_brackets")
+    drawn = []
+    for elsewhere in (1, 2):
+        training, offsets = Training(config, CPU), []
+        for _ in range(4):
+            torch.manual_seed(elsewhere)
+            training.advance()
+            offsets.append(training.model._offsets)
+        drawn.append(offsets)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 4
+
+
 def tight_memory(training, limit, seen):
     """Let the model in ``training`` hold at most ``limit`` strings."""
     forward = training.model.forward
@@ -227,15 +241,19 @@ def test_gradients_are_centralised_before_they_are_clipped(precision):
     assert float(norm) == pytest.approx(1e-3, rel=1e-2)
 
 
-def without_dropout(**train):
+def without_dropout(model="transformer", **train):
     # its masks are drawn part by part, and so are others in other parts
-    config = small_trial("transformer", **train)
-    return config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.0})})
+    more = {"random_brackets": True} if model == "random_brackets" else {}
+    config = small_trial("ldru" if more else model, **train)
+    changes = {"dropout": 0.0, **more}
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
 
 
-@pytest.mark.parametrize("size", [1, 5, 8, 15])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(size):
-    config = without_dropout(clip_norm=1e-2)
+@pytest.mark.parametrize(
+    ("model", "size"), [*(("transformer", size) for size in (1, 5, 8, 15)), ("random_brackets", 5)]
+)
+def test_micro_batches_give_the_gradient_of_the_whole_batch(model, size):
+    config = without_dropout(model, clip_norm=1e-2)
     whole, parts = Training(config, CPU), Training(config, CPU, micro_batch_size=size)
     wanted, found = whole.advance(), parts.advance()
     # clipped once, by the norm of the whole

@@ -27,6 +27,9 @@ from ldru_kernels import parallel as sequence_parallel
 from ldru_study.models.layers import Affine, truncated_normal, variance_scaling
 from ldru_study.spec.model import LdruConfig
 
+# of strings of fewer than 2^31 tokens, brackets of one level more included
+_MOST_LEVELS = 32
+
 
 class Ldru(nn.Module):
     """Embedding, norm and residual FFN per token, a tree of merges, one affine readout.
@@ -40,6 +43,8 @@ class Ldru(nn.Module):
         super().__init__()
         width = config.width
         self.lone_node, self.dropout = config.lone_node, config.dropout
+        self.node_noise, self.random_brackets = config.node_noise, config.random_brackets
+        self._offsets: tuple[int, ...] | None = None
         self.embedding = nn.Embedding(num_symbols, width)
         self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=0.02))
         self.leaf_norm = nn.LayerNorm(width)
@@ -63,8 +68,24 @@ class Ldru(nn.Module):
 
         All workers of the group then call the model with the same whole batch, and get the same
         logits. Averaged over the workers, gradients are those of one.
+
+        Raises:
+            ValueError: there is a group, and brackets are random.
         """
+        if group is not None and self.random_brackets:
+            raise ValueError("random_brackets: their trees have no subtree for every worker")
         self._group = group
+
+    def draw_brackets(self, seed: int) -> None:
+        """Draw the brackets of all calls in training from now on, if they are random.
+
+        Until then every call draws its own, from torch's generator of the CPU.
+
+        Args:
+            seed: in 0..2^64 - 1.
+        """
+        if self.random_brackets:
+            self._offsets = _random_offsets(torch.Generator().manual_seed(seed))
 
     def stream(self, lengths: Tensor) -> LdruStream:
         """Begin to read strings of ``lengths``, int64 [B], piece by piece."""
@@ -72,10 +93,20 @@ class Ldru(nn.Module):
 
     def _roots(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         table, weights = self._leaf_of_symbol(), self._merge_weights()
-        dropout = self.dropout if self.training else 0.0
+        dropout, node_noise = (self.dropout, self.node_noise) if self.training else (0.0, 0.0)
+        offsets: tuple[int, ...] = ()
+        if self.training and self.random_brackets:
+            offsets = _random_offsets() if self._offsets is None else self._offsets
         if self._group is None:
             return tree_reduce_tokens(
-                table, tokens, weights, lengths=lengths, lone_node=self.lone_node, dropout=dropout
+                table,
+                tokens,
+                weights,
+                lengths=lengths,
+                lone_node=self.lone_node,
+                offsets=offsets,
+                dropout=dropout,
+                node_noise=node_noise,
             )
         # padding decides how many chunks there are, and not what comes out
         size = sequence_parallel.chunk_size(tokens.shape[1], get_world_size(self._group))
@@ -89,6 +120,7 @@ class Ldru(nn.Module):
             lengths=lengths,
             lone_node=self.lone_node,
             dropout=dropout,
+            node_noise=node_noise,
         )
 
     @torch.inference_mode()
@@ -96,7 +128,8 @@ class Ldru(nn.Module):
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)).
 
         F is the operator with node FFN and norm; a, b, c are three neighbouring leaves. The mean
-        goes over all places in all strings, without dropout. 0 is an associative operator.
+        goes over all places in all strings, without dropout and noise. 0 is an associative
+        operator.
 
         Returns:
             A number in 0..2; None where no string has three tokens.
@@ -115,9 +148,9 @@ class Ldru(nn.Module):
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)), with gradients.
 
         a, b, c are three neighbouring nodes of one level, each the root of a complete block of
-        2^level tokens, without dropout. The level is drawn evenly from those at which a string has
-        three such nodes, and there as many triples as have together no more tokens than the batch,
-        from torch's generator of the CPU. 0 where no string has three tokens.
+        2^level tokens, without dropout and noise. The level is drawn evenly from those at which a
+        string has three such nodes, and there as many triples as have together no more tokens than
+        the batch, from torch's generator of the CPU. 0 where no string has three tokens.
 
         Source: our own; it is 0 if and only if F is associative on these states.
         """
@@ -210,6 +243,11 @@ class LdruStream:
         """Return the logits; see `ldru_study.models.registry.Stream`."""
         found: Tensor = self.model.classifier(self.reduction.roots())
         return found
+
+
+def _random_offsets(generator: torch.Generator | None = None) -> tuple[int, ...]:
+    """Return at which node, 0 or 1, the pairs of each level begin, whatever strings will come."""
+    return tuple(torch.randint(2, (_MOST_LEVELS,), generator=generator).tolist())
 
 
 def _operator(name: str, width: int) -> nn.ParameterDict:

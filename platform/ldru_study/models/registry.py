@@ -85,6 +85,12 @@ def share_strings(model: nn.Module, group: ProcessGroup | None) -> None:
         raise ValueError(f"{type(model).__name__}: only the tree of an ldru can be cut")
 
 
+def draw_brackets(model: nn.Module, seed: int) -> None:
+    """Draw a step's brackets, where a model has random ones; see `Ldru.draw_brackets`."""
+    if isinstance(model, Ldru):
+        model.draw_brackets(seed)
+
+
 def level_norms(
     model: nn.Module, tokens: Tensor, lengths: Tensor, labels: Tensor
 ) -> tuple[list[float], list[float]] | None:

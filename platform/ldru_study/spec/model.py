@@ -53,6 +53,23 @@ class LdruConfig(WidthBase):
         "zero_left", description="what becomes of the last node of a level with an odd count"
     )
     dropout: Share = Field(0.0, description="after the leaf block and after every merge")
+    node_noise: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="standard deviation of Gaussian noise on the state after every merge",
+    )
+    random_brackets: bool = Field(
+        False, description="in training, pairs begin at the first or second node of a level"
+    )
+
+    @model_validator(mode="after")
+    def _brackets_can_be_random(self) -> Self:
+        if self.random_brackets and self.lone_node == "left_fold":
+            raise ValueError(
+                "random_brackets: lone_node 'left_fold' cuts the tokens into blocks and has no "
+                "levels whose pairs could begin elsewhere. Use lone_node 'carry', which adds "
+                "nothing to the tokens either"
+            )
+        return self
 
     def num_parameters(self, num_symbols: int, num_classes: int) -> int:
         """See `ModelBase`."""
@@ -62,7 +79,10 @@ class LdruConfig(WidthBase):
         return around + self._operator() + identity + affine(width, num_classes)
 
     def num_flops(self, length: int, num_symbols: int, num_classes: int) -> int:
-        """See `ModelBase`; equal subtrees of tokens count as often as they stand there."""
+        """See `ModelBase`; equal subtrees of tokens count as often as they stand there.
+
+        With random brackets this is the tree of an evaluation.
+        """
         width = self.width
         # of every [l; r] -> ... -> E the products, in multiples of E^2
         of_operator = {"mlp": 23, "grc": 24, "gated_sum": 2, "linear": 2, "elementwise_sum": 0}

@@ -183,6 +183,12 @@ class TrialConfig(Strict):
                 f"be cut into chunks, not the {kind}. Use train.data_parallel, or set it in an "
                 "override for model.kind ldru"
             )
+        if getattr(self.model, "random_brackets", False) and train.sequence_parallel > 1:
+            raise ValueError(
+                f"train.sequence_parallel {train.sequence_parallel} gives every worker a complete "
+                "subtree, and trees of model.random_brackets have none for all of them. Use "
+                "train.data_parallel"
+            )
         if kind != "ldru" and train.associativity_penalty:
             raise ValueError(
                 f"train.associativity_penalty {train.associativity_penalty:g}: the {kind} has no "

@@ -18,6 +18,7 @@ from ldru_study.models.registry import (
     associativity_defect,
     associativity_penalty,
     build_model,
+    draw_brackets,
     level_norms,
     recompute_layers,
     share_strings,
@@ -172,10 +173,13 @@ class Training:
             release()
 
     def _accumulated(self, batch: Batch, size: int) -> Tensor:
-        # dropout draws from torch's own generator: put it at this step's place
+        # dropout and noise draw from torch's own generator: put it at this step's place
         place = (self.step, self.ranks.data) if self.ranks.data else (self.step,)
         noise = random_stream(self.config.seed, "dropout", *place)
         torch.manual_seed(int(noise.integers(_LARGEST_SEED)))
+        # the same ones for all parts of the batch, wherever they are trained on
+        brackets = random_stream(self.config.seed, "brackets", self.step)
+        draw_brackets(self.model, int(brackets.integers(_LARGEST_SEED)))
         self.model.train()
         self.engine.zero_grad()
         num_strings = len(batch.labels)

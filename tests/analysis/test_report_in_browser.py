@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import StudyCounts
 from ldru_study.analysis.counts import CellCurves
 from ldru_study.analysis.report import Origin, render_report
+from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.verdict import VerdictSettings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,9 +29,10 @@ def path(tmp_path_factory):
         CellCurves(
             task,
             label,
-            f"{task}/{label}",
+            f"{task}/{label}/{size}",
             numbered(*(curve(rng, half=half, beta=6) for _ in range(2))),
-            {"train.max_length": "40"} if size == 40 else {"train.max_length": "20"},
+            {"model.width": str(size)},
+            config={"model": {"kind": label, "width": size}, "task": task},
         )
         for task in ("parity_check", "tomita_5")
         for label, half in zip(LABELS, (None, 4, 9), strict=True)
@@ -38,7 +41,9 @@ def path(tmp_path_factory):
     study = StudyCounts("page", HOSTILE, tuple(cells), VerdictSettings(), {"done": 24}, (), ())
     origin = Origin(HOSTILE, [SUBMISSION], "2026-01-01 00:00 UTC")
     found = tmp_path_factory.mktemp("page") / "report.html"
-    found.write_text(render_report(study, judge_cells(cells), origin, extras()), encoding="utf-8")
+    verdicts = judge_cells(cells)
+    more = dataclasses.replace(extras(), scaling=scale_varying(verdicts))
+    found.write_text(render_report(study, verdicts, origin, more), encoding="utf-8")
     return found
 
 
@@ -129,6 +134,26 @@ def test_a_verdict_leads_to_its_curve(page):
     assert drawn(page, "curves", "seeds") == models(page)
     page.locator("#task").select_option("parity_check")
     assert page.evaluate("data.tasks[state.task]") == "parity_check"
+
+
+def test_the_scaling_panel_says_what_the_runs_carry(page):
+    see(page, "scaling")
+    assert page.locator("#scaling-axis").inner_text() == "model.width"
+    laws = page.locator("#laws p").all_inner_texts()
+    assert len(laws) == 2 * len(LABELS)
+    assert laws[0].endswith("no regression: x has 2 values, a slope needs 3.")
+    kinds = page.evaluate("document.getElementById('scaling').data.map(t => t.meta.kind)")
+    assert kinds == ["seeds", "median"] * len(LABELS)
+
+
+def test_the_cell_stands_beside_its_seeds(page):
+    see(page, "strip")
+    assert len(drawn(page, "strip", "together")) == 4
+    text = page.evaluate(
+        "document.getElementById('strip').data.find(t => t.meta.kind === 'together').text[0]"
+    )
+    number = page.locator(".heat a span", has_text="x (").last.inner_text()
+    assert number in text or "all seeds together" in text
 
 
 def test_a_point_says_what_was_counted(page):

@@ -85,7 +85,7 @@ def extras():
 
 SUBMISSION = {
     "at": "2026-01-01T00:00:00+00:00",
-    "revision": "abc",
+    "revision": "abc" * 13,
     "command": ["submit", f"my study{HOSTILE}.yaml"],
     "diff": "-" * 30_000 + HOSTILE,
     "versions": {"python": "3.11.7"},

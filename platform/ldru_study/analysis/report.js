@@ -206,7 +206,7 @@ function drawScaling() {
   };
   // models stand side by side, and seeds beside their median
   const narrowest = Math.min(1, ...values.slice(1).map((x, i) => Math.log2(x / values[i])));
-  const sideways = (x, number, seed) => x * 2 ** (narrowest * ((number - (labels.length - 1) / 2) * .5 / Math.max(labels.length, 2) + (seed === null ? 0 : ((seed % 10) + 1) * .02)));
+  const sideways = (x, number, seed) => x * 2 ** (narrowest * ((number - (labels.length - 1) / 2) * .3 / Math.max(labels.length, 2) + (seed === null ? 0 : ((seed % 10) + 1) * .012)));
   const traces = mine.flatMap(one => {
     const number = labels.indexOf(one.label), who = `<b>${literal(one.label)}</b>`, colour = data.series[number % data.series.length].colour;
     return [

@@ -9,16 +9,26 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
+from tests.analysis.simulate import MULTIPLES, N, curve, from_accuracies, numbered
 
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import Failure, StudyCounts
-from ldru_study.analysis.counts import CellCurves
-from ldru_study.analysis.page import Extras, ScalingLine, page_data
+from ldru_study.analysis.counts import CellCurves, LengthCurve
+from ldru_study.analysis.page import Extras, page_data
 from ldru_study.analysis.plots import failure_figure
 from ldru_study.analysis.report import Origin, render_report
-from ldru_study.analysis.sentences import answer, headline, limits
-from ldru_study.analysis.tables import COLUMNS, accuracies, bound, render, share, verdict_rows
+from ldru_study.analysis.scaling_table import law_lines
+from ldru_study.analysis.sentences import answer, cell_sentence, headline, limits
+from ldru_study.analysis.series import scale_cells, scale_varying
+from ldru_study.analysis.tables import (
+    COLUMNS,
+    accuracies,
+    bound,
+    estimate,
+    render,
+    share,
+    verdict_rows,
+)
 from ldru_study.analysis.verdict import VerdictSettings
 from ldru_study.results.search_table import SearchRow
 
@@ -75,7 +85,7 @@ def extras():
 
 SUBMISSION = {
     "at": "2026-01-01T00:00:00+00:00",
-    "revision": "abc",
+    "revision": "abc" * 13,
     "command": ["submit", f"my study{HOSTILE}.yaml"],
     "diff": "-" * 30_000 + HOSTILE,
     "versions": {"python": "3.11.7"},
@@ -140,10 +150,10 @@ def test_every_cell_seed_failure_and_damage_is_on_it(read, study, verdicts):
     assert study.damage[0] in text
     assert "7 done, 2 failed" in re.sub(r"\s+", " ", text)
     assert "2026-01-01 00:00 UTC" in text
-    # heads of four tables; every model, cell, setting and seed has a row
+    # heads of five tables; every model, cell, setting and seed has a row, one cell fails
     seeds = [seed for cell in study.cells for seed in cell.curves]
     bodies = [tag for tag, _ in read.tags if tag == "tr"]
-    assert len(bodies) == 4 + 4 + len(study.cells) + 2 + len(seeds)
+    assert len(bodies) == 5 + 4 + len(study.cells) + 1 + 2 + len(seeds)
     for words in limits(verdicts, ["balanced"]).items():
         for part in words:
             assert part in text
@@ -171,7 +181,7 @@ def test_the_charts_are_drawn_from_the_counts(page, study, verdicts):
             assert seed["n"] == curve_.num_total.tolist()
             assert seed["length"] == curve_.lengths.tolist()
     sharp = data["cells"][1]
-    assert sharp["line"]["what"] == "joint fit of all seeds (weibull)"
+    assert sharp["line"]["what"] == "joint fit of all seeds: its median seed (weibull)"
     middle = np.interp(4.0, sharp["line"]["x"], sharp["line"]["y"])
     assert middle == pytest.approx(0.75, abs=0.03)
     assert sharp["shortcut"]["y"] == [0.75] * len(MULTIPLES)
@@ -182,37 +192,107 @@ def test_the_charts_are_drawn_from_the_counts(page, study, verdicts):
     assert data["scaling"] == []
 
 
-def with_length(length, half):
+def with_length(length, *halves):
+    """Return a cell trained up to ``length`` whose seeds are half way to chance at these."""
     rng = np.random.default_rng(length)
-    seeds = numbered(*(curve(rng, half=half, beta=6) for _ in range(2)))
-    model = ("parity_check", "rnn", f"parity_check/rnn/{length}")
-    return CellCurves(*model, seeds, {"train.max_length": str(length), "train.schedule": "cosine"})
-
-
-def test_numbers_that_vary_make_a_scaling_panel():
-    cells = [with_length(20, 4), with_length(40, None)]
-    line = ScalingLine(
-        "train.max_length", "parity_check", "rnn, train.schedule cosine", "x^1", [20, 40], [80, 160]
+    drawn = [curve(rng, half=half, beta=6) for half in halves]
+    seeds = tuple(
+        LengthCurve(s, length, c.lengths * length // N, c.num_correct, c.num_total, c.chance)
+        for s, c in enumerate(drawn)
     )
-    other = dataclasses.replace(line, axis="model.width")
-    (panel,) = page_data(judge_cells(cells), Extras(scaling=[line, other]))["scaling"]
-    assert [(one["x"], one["y"]) for one in panel["lines"]] == [([20, 40], [80, 160])]
+    return CellCurves(
+        *("parity_check", "rnn", f"parity_check/rnn/{length}"),
+        seeds,
+        {"train.max_length": str(length), "train.schedule": "cosine"},
+        config={"model": {"kind": "rnn", "width": 8}, "train": {"max_length": length}},
+    )
+
+
+def scaling_panel(cells):
+    verdicts = judge_cells(cells)
+    found = scale_varying(verdicts)
+    # what `analyze scaling` says, which judges the seeds itself
+    assert {x: scale_cells(cells, x) for x in found} == found
+    return found, page_data(verdicts, Extras(scaling=found))["scaling"]
+
+
+def test_a_field_that_varies_makes_a_scaling_panel():
+    cells = [with_length(20, 4, 4), with_length(40, None, None)]
+    found, (panel,) = scaling_panel(cells)
     assert panel["axis"] == "train.max_length"
-    assert {point["label"] for point in panel["points"]} == {"rnn, train.schedule cosine"}
-    failed, held = panel["points"][:2], panel["points"][2:]
+    (series,) = panel["series"]
+    assert (series["task"], series["label"]) == ("parity_check", "rnn, train.schedule cosine")
+    failed, held = series["points"][:2], series["points"][2:]
     for point in failed:
         assert point["x"] == 20
-        assert point["low"] < point["y"] < point["high"]
-        assert point["y"] == pytest.approx(160, rel=0.1)
+        assert 20 <= point["low"] < point["high"] <= 160
     # beyond the longest length, 100 times 40
-    assert [(p["x"], p["y"], p["low"], p["high"]) for p in held] == [(40, None, 4000, None)] * 2
+    assert [(p["seed"], p["x"], p["low"], p["high"]) for p in held] == [
+        (0, 40, 4000, None),
+        (1, 40, 4000, None),
+    ]
+    assert [one["x"] for one in series["medians"]] == [20, 40]
+    assert series["medians"][1]["what"] == "median of 2 runs: > 4000 tokens"
+    # two values carry no law, and the page says so in the words of the command
+    assert series["lines"] == []
+    assert series["laws"] == law_lines(found["train.max_length"][0], "train.max_length")
+    assert series["laws"][0].endswith("no regression: x has 2 values, a slope needs 3.")
+
+
+def test_a_law_that_the_runs_carry_is_drawn():
+    # one seed that nobody saw fail forbids the power law, not the regression
+    cells = [with_length(16, 2, 4, 6, 9), with_length(32, 3, 5, 8, None), with_length(64, 2, 4, 6)]
+    found, (panel,) = scaling_panel(cells)
+    (series,) = panel["series"]
+    (line,) = series["lines"]
+    assert line["what"] == series["laws"][0]
+    assert "no power law with a floor: 1 of 11 failure lengths are censored" in series["laws"][1]
+    assert (line["x"][0], line["x"][-1]) == (16, 64)
+    regression = found["train.max_length"][0].scaling.regression
+    assert line["y"][-1] == pytest.approx(regression.scale * 64**regression.exponent, rel=1e-3)
+    # half of the runs fail before the line: it is their median, in tokens
+    for median in series["medians"]:
+        at = np.interp(median["x"], line["x"], line["y"])
+        assert median["low"] / 1.3 < at < median["high"] * 1.3
+
+
+def test_what_does_not_vary_has_no_panel():
+    assert scaling_panel([with_length(20, 4)]) == ({}, [])
+    # a field that differs between models of two kinds says nothing about the field
+    wider = {"model": {"kind": "lstm", "width": 64}, "train": {"max_length": 20}}
+    other = dataclasses.replace(with_length(20, 6), model="lstm", key="other", config=wider)
+    assert scaling_panel([with_length(20, 4), other]) == ({}, [])
+
+
+def test_a_seed_of_another_kind_is_named_wherever_the_cell_is():
+    rng = np.random.default_rng(3)
+    seeds = numbered(*(curve(rng, half=4, beta=6) for _ in range(4)), curve(rng))
+    (verdict,) = judge_cells([CellCurves("parity_check", "rnn", "parity_check/rnn", seeds)])
+    assert (verdict.kind, verdict.num_agreeing, verdict.summary) == (
+        "sharp",
+        4,
+        "4 of 5 sharp, 1 holds",
+    )
+    number = estimate(verdict.joint.half_multiple)
+    (row,) = verdict_rows([verdict])
+    assert render(row)[2:4] == ["sharp, without seed 4 (holds)", "4 of 5 sharp, 1 holds"]
+    assert answer([verdict]) == f"collapses, half way to chance at {number}; seeds disagree."
+    assert cell_sentence(verdict) == (
+        f"collapses, half way to chance at {number}, without seed 4 (holds)"
+    )
+    (cell,) = page_data([verdict], Extras())["cells"]
+    assert cell["line"]["what"] == "joint fit of 4 of 5 seeds: its median seed (weibull)"
 
 
 def test_a_model_gets_one_sentence(verdicts):
     holds, sharp, chance, missing = verdicts
     assert answer([holds]) == "holds as far as tested (100x)."
-    assert re.fullmatch(
-        r"collapses, half way to chance at [34]\.\d+x\.\.[34]\.?\d*x\.", answer([sharp])
+    number = estimate(sharp.joint.half_multiple)
+    assert re.fullmatch(r"[34]\.?\d*x \([34]\.?\d*x to [34]\.?\d*x\)", number)
+    assert answer([sharp]) == f"collapses, half way to chance at {number}."
+    assert answer([sharp, holds]) == (
+        f"holds on parity_check as far as tested (100x); collapses, half way to chance at {number} "
+        "on parity_check."
     )
     assert answer([chance]) == "never learned."
     assert answer([missing]) == "no result on its task."
@@ -250,5 +330,5 @@ def test_columns_and_cells_agree(study):
     assert {len(render(row)) for row in rows} == {len(COLUMNS)}
     by_model = {row.model: row for row in rows}
     assert bound(by_model["ldru(mlp)"]) == "error < 0.58 % per length, < 63 % of seeds fail"
-    assert "(+1 failed)" in render(by_model["lstm"])[2]
+    assert "(+1 failed)" in render(by_model["lstm"])[3]
     assert bound(by_model["rnn"]) == "-"

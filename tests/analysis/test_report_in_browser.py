@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import StudyCounts
 from ldru_study.analysis.counts import CellCurves
 from ldru_study.analysis.report import Origin, render_report
+from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.verdict import VerdictSettings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -27,9 +29,10 @@ def path(tmp_path_factory):
         CellCurves(
             task,
             label,
-            f"{task}/{label}",
+            f"{task}/{label}" if size == 20 else f"{task}/{label}/{size}",
             numbered(*(curve(rng, half=half, beta=6) for _ in range(2))),
-            {"train.max_length": "40"} if size == 40 else {"train.max_length": "20"},
+            {"model.width": str(size)},
+            config={"model": {"kind": label, "width": size}, "task": task},
         )
         for task in ("parity_check", "tomita_5")
         for label, half in zip(LABELS, (None, 4, 9), strict=True)
@@ -38,7 +41,9 @@ def path(tmp_path_factory):
     study = StudyCounts("page", HOSTILE, tuple(cells), VerdictSettings(), {"done": 24}, (), ())
     origin = Origin(HOSTILE, [SUBMISSION], "2026-01-01 00:00 UTC")
     found = tmp_path_factory.mktemp("page") / "report.html"
-    found.write_text(render_report(study, judge_cells(cells), origin, extras()), encoding="utf-8")
+    verdicts = judge_cells(cells)
+    more = dataclasses.replace(extras(), scaling=scale_varying(verdicts))
+    found.write_text(render_report(study, verdicts, origin, more), encoding="utf-8")
     return found
 
 
@@ -131,6 +136,29 @@ def test_a_verdict_leads_to_its_curve(page):
     assert page.evaluate("data.tasks[state.task]") == "parity_check"
 
 
+def test_the_scaling_panel_says_what_the_runs_carry(page):
+    see(page, "scaling")
+    assert page.locator("#scaling-axis").inner_text() == "model.width"
+    # a single field leaves nothing to choose
+    assert not page.locator("#scaling-choice").is_visible()
+    laws = page.locator("#laws p").all_inner_texts()
+    assert len(laws) == 2 * len(LABELS)
+    assert laws[0].endswith("no regression: x has 2 values, a slope needs 3.")
+    kinds = page.evaluate("document.getElementById('scaling').data.map(t => t.meta.kind)")
+    assert kinds == ["seeds", "median"] * len(LABELS)
+
+
+def test_the_cell_stands_beside_its_seeds(page):
+    see(page, "strip")
+    assert len(drawn(page, "strip", "together")) == 4
+    text = page.evaluate(
+        "document.getElementById('strip').data.find(t => t.meta.kind === 'together').text[0]"
+    )
+    # the first that is drawn is the lowest
+    square = page.locator(".heat tr").last.locator("a").first
+    assert f"half way to chance at {square.locator('span').inner_text()}" in text
+
+
 def test_a_point_says_what_was_counted(page):
     text = page.evaluate(
         "document.getElementById('curves').data.find(t => t.meta.kind === 'seeds').text[0]"
@@ -160,8 +188,16 @@ def test_light_and_dark(browser, path):
             "getComputedStyle(document.body).backgroundColor"
         )
         see(page, "curves")
-        page.wait_for_function(
-            "document.getElementById('curves').layout.font.color === variable('--ink')"
+        # the page's policy forbids the `eval` with which playwright would wait
+        page.evaluate(
+            """() => new Promise((done, fail) => {
+                const until = performance.now() + 60000;
+                const look = () =>
+                    place('curves').layout.font.color === variable('--ink') ? done()
+                    : performance.now() > until ? fail('not drawn again')
+                    : setTimeout(look, 20);
+                look();
+            })"""
         )
         page.close()
     assert colours["light"] == colours["dark, changed"] != colours["dark"]

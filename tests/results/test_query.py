@@ -185,11 +185,11 @@ def test_curves_and_verdicts_are_what_the_analysis_says(database):
     judged = judge_cells(counts.cells, counts.settings)
     seeds = database.sql("select * from curves where seed is not null").to_pylist()
     assert [row["verdict"] for row in seeds] == [s.kind for v in judged for s in v.seeds]
-    assert {
-        row["num_lengths"] for row in database.sql("from CURVES where seed is null").to_pylist()
-    }
+    together = database.sql("from CURVES where seed is null").to_pylist()
+    assert [row["verdict"] for row in together] == [v.joint.kind for v in judged]
     rows = database.sql('select * from "Verdicts"').to_pylist()
-    assert [row["verdict"] for row in rows] == [verdict.summary for verdict in judged]
+    assert [row["verdict"] for row in rows] == [verdict.joint.kind for verdict in judged]
+    assert [row["summary"] for row in rows] == [verdict.summary for verdict in judged]
     assert [row["num_seeds"] for row in rows] == [2, 1]
     for row, verdict in zip(rows, judged, strict=True):
         assert (row["holds_share_lower"], row["holds_share_upper"]) == verdict.holds_share

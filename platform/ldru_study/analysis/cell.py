@@ -10,6 +10,7 @@ from ldru_study.analysis.bracket import residual_p_values
 from ldru_study.analysis.claims import Claim, claim_at
 from ldru_study.analysis.consensus import JointVerdict, judge_jointly
 from ldru_study.analysis.counts import CellCurves
+from ldru_study.analysis.failure import UNKNOWN, Estimate
 from ldru_study.analysis.intervals import exact_bounds
 from ldru_study.analysis.judge import judge_curves, judge_groups
 from ldru_study.analysis.verdict import (
@@ -36,11 +37,12 @@ class CellVerdict:
         counts: seeds of each kind, most frequent first; empty when no seed was evaluated.
         pooled: verdict on one curve for all seeds, to see what pooling would hide; None when no
             seed was evaluated.
-        joint: verdict from all seeds at once, each with a threshold of its own; None likewise.
+        joint: verdict from all seeds at once, each with a threshold of its own: the cell's own
+            verdict and numbers, wherever one is shown; None likewise.
         holds_share: exact one-sided bounds on the share of seeds that hold; an inconclusive seed
             counts as failing in the lower and as holding in the upper bound.
         error_bound: the error rate at every tested length beyond the training length is below
-            this, length by length and seed by seed; None unless every seed holds.
+            this, length by length and seed by seed; None unless the cell and every seed hold.
         confidence: of every bound.
         claims: near-perfect at 2x and at 3x.
         flags: names in `FLAGS`, from the seeds, from the pooled curve and from comparing them.
@@ -58,8 +60,28 @@ class CellVerdict:
     flags: tuple[str, ...]
 
     @property
+    def kind(self) -> Kind | None:
+        """The verdict on the cell; None when no seed was evaluated."""
+        return None if self.joint is None else self.joint.kind
+
+    @property
+    def half_multiple(self) -> Estimate:
+        """Where the cell is half way to chance."""
+        return UNKNOWN if self.joint is None else self.joint.half_multiple
+
+    @property
+    def left_out(self) -> Mapping[int, Kind]:
+        """The seeds of another kind than the cell, which do not enter its numbers."""
+        return {} if self.joint is None else self.joint.left_out
+
+    @property
+    def num_agreeing(self) -> int:
+        """The seeds that the cell's verdict and numbers are of."""
+        return len(self.seeds) - len(self.left_out)
+
+    @property
     def summary(self) -> str:
-        """Count the verdicts: "holds 3 of 3", or "2 of 3 hold, 1 sharp"."""
+        """Count the seeds, each judged alone: "holds 3 of 3", or "2 of 3 hold, 1 sharp"."""
         total = len(self.seeds)
         if not total:
             return "no seed was evaluated"
@@ -111,7 +133,7 @@ def _combine(
         pooled=pooled,
         joint=joint,
         holds_share=_holds_share(tally, settings.confidence),
-        error_bound=_error_bound(cell, settings) if set(counts) == {"holds"} else None,
+        error_bound=_error_bound(cell, settings) if _all_hold(joint, counts) else None,
         confidence=settings.confidence,
         claims=tuple(
             claim_at(cell, multiple, settings.near_perfect, settings.confidence)
@@ -119,6 +141,10 @@ def _combine(
         ),
         flags=_flags(cell, seeds, pooled, counts),
     )
+
+
+def _all_hold(joint: JointVerdict | None, counts: Mapping[Kind, int]) -> bool:
+    return joint is not None and joint.kind == "holds" and set(counts) == {"holds"}
 
 
 def _holds_share(tally: Mapping[Kind, int], confidence: float) -> tuple[float, float]:

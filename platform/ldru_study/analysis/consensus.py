@@ -66,6 +66,7 @@ class JointVerdict:
         failure_multiples: where the median seed's chance-corrected excess falls to each level.
         scatter: standard deviation of the natural logarithms of the seeds' half multiples.
         sharpness: W = m10/m90 of a single seed, at the optimum.
+        family: the curve that every number here is of; None where the seeds do not fail.
         lapse: distance of the plateau from perfect.
         rho: overdispersion.
         left_out: seeds of another kind than the cell, which do not enter its numbers.
@@ -77,9 +78,15 @@ class JointVerdict:
     failure_multiples: Mapping[float, Estimate] = field(default_factory=dict)
     scatter: float | None = None
     sharpness: float | None = None
+    family: Family | None = None
     lapse: float | None = None
     rho: float | None = None
     left_out: Mapping[int, Kind] = field(default_factory=dict)
+
+    @property
+    def beta(self) -> float | None:
+        """The exponent of the shape, the inverse of `failure.sharpness`."""
+        return None if self.sharpness is None else log_span() / float(np.log(self.sharpness))
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,6 +407,7 @@ def _decide(subject: _Subject, settings: VerdictSettings, levels: Sequence[float
         failure_multiples={x: _multiple(subject, family, x, settings) for x in levels},
         scatter=float(subject.scatters[n]),
         sharpness=ratio,
+        family=family,
         lapse=float(shared[LAPSE] ** 2),
         rho=float(shared[RHO] ** 2),
     )

@@ -25,8 +25,9 @@ from ldru_study.results.query import Database, to_records
 from ldru_study.results.sql import QueryError
 from ldru_study.results.store import Store
 
-VERDICTS, CURVES, FIGURE, CLAIMS = (
+VERDICTS, FAILURES, CURVES, FIGURE, CLAIMS = (
     "verdicts.tex",
+    "failures.tex",
     "curves.tex",
     "failure_curves.pdf",
     "claims.json",
@@ -95,6 +96,12 @@ def _word(value: object) -> str:
     return "-" if value is None else str(value).replace("_", " ")
 
 
+def _rounded(head: str, name: str, digits: int) -> _Column:
+    return _Column(
+        head, (name,), lambda row: "-" if row[name] is None else f"{row[name]:.{digits}g}"
+    )
+
+
 def _selection(row: _Row) -> str:
     rules = {None: "as given", "search": "search", "oracle": "search on test lengths (oracle)"}
     return rules[row["chosen_by"]]
@@ -128,8 +135,15 @@ _SHARPNESS = _Column(
     # a ratio of lengths, no multiple of one
     lambda row: estimate(Estimate(*row.values())).replace("x", ""),
 )
+_LEFT_OUT = _Column(
+    "Left out",
+    ("left_out",),
+    lambda row: ", ".join(f"seed {seed}" for seed in row["left_out"]) or "-",
+    "l",
+)
 _VERDICT_COLUMNS = (
     _plain("Verdict", "verdict"),
+    _plain("Each seed alone", "summary"),
     _plain("Seeds", "num_seeds", "r"),
     _Column("Strings", ("num_strings_min", "num_strings_max"), _strings),
     _ranged("In distribution", "accuracy_in_distribution"),
@@ -145,6 +159,18 @@ _VERDICT_COLUMNS = (
     _Column("Share that holds", ("num_seeds", "holds_share_lower", "holds_share_upper"), _shares),
     _Column("Selection", ("chosen_by",), _selection, "l"),
 )
+# all seeds together
+_FAILURE_COLUMNS = (
+    _plain("Verdict", "verdict"),
+    _named(_estimated("half_multiple"), "Half way to chance"),
+    _named(_estimated("failure_multiple_99"), "To 99 %"),
+    _named(_estimated("failure_multiple_90"), "To 90 %"),
+    _named(_estimated("failure_multiple_50"), "To 50 %"),
+    _rounded("Sharpness W", "sharpness", 3),
+    _rounded("Scatter", "scatter", 2),
+    _LEFT_OUT,
+)
+# one seed
 _CURVE_COLUMNS = (
     _plain("Verdict", "verdict"),
     _named(_estimated("half_multiple"), "Half way to chance"),
@@ -245,14 +271,14 @@ def _difference(path: Path, data: bytes) -> str:
 
 
 def _pack(database: Database, study: str) -> dict[str, bytes]:
-    verdicts, curves = _verdict_table(database, study), _curve_table(database, study)
+    verdicts = _verdict_table(database, study)
     if verdicts is None:
         raise NotFoundError(
             f"{study}: no trial has been evaluated yet, so there is nothing to say."
         )
     files: dict[str, bytes] = {}
     claims: list[Claim] = []
-    for found in (verdicts, curves):
+    for found in (verdicts, _failure_table(database, study), _curve_table(database, study)):
         if found is not None:
             files[found[0]] = found[1].encode()
             claims += found[2]
@@ -267,14 +293,7 @@ _Table = tuple[str, str, list[Claim]]
 
 def _verdict_table(database: Database, study: str) -> _Table | None:
     keys = database.rows("select cell, task, label from verdicts where study = $study", study=study)
-    rows, claims = [], []
-    for key in keys:
-        where = f"study = {_quoted(study)} and cell = {_quoted(key['cell'])}"
-        found = _claims(
-            database, VERDICTS, "verdicts", _VERDICT_COLUMNS, (key["cell"], None, where)
-        )
-        claims += found
-        rows.append([escape(key["task"]), escape(key["label"]), *(claim.text for claim in found)])
+    rows, claims = _cell_rows(database, study, VERDICTS, _VERDICT_COLUMNS, keys)
     if not any(claim.values.get("num_seeds") for claim in claims):
         return None
     every = ("all cells", None, f"study = {_quoted(study)}")
@@ -284,13 +303,52 @@ def _verdict_table(database: Database, study: str) -> _Table | None:
         ("Task", "Model"),
         _VERDICT_COLUMNS,
         rows,
-        caption=f"Study {escape(study)}: verdict of each cell, lowest and highest accuracy over "
-        "the seeds, and the multiple of the longest training length half way from plateau to "
-        "chance for all seeds together, with its profile likelihood interval. Bounds are exact "
-        f"and one-sided. Confidence of all: {confidence.text}.",
+        caption=f"Study {escape(study)}: verdict of each cell from all of its seeds together, how "
+        "many seeds say what alone, lowest and highest accuracy over the seeds, and the multiple "
+        "of the longest training length half way from plateau to chance for the median seed, with "
+        f"its interval. Bounds are exact and one-sided. Confidence of all: {confidence.text}.",
         label=f"tab:{study}-verdicts",
     )
     return VERDICTS, text, claims
+
+
+def _failure_table(database: Database, study: str) -> _Table | None:
+    keys = database.rows(
+        "select cell, task, label from verdicts where study = $study and scatter is not null",
+        study=study,
+    )
+    if not keys:
+        return None
+    rows, claims = _cell_rows(database, study, FAILURES, _FAILURE_COLUMNS, keys)
+    text = _as_table(
+        ("Task", "Model"),
+        _FAILURE_COLUMNS,
+        rows,
+        caption=f"Study {escape(study)}: where cells fail, all seeds together: the multiples where "
+        "the median seed is half way from plateau to chance and where its excess over chance falls "
+        "to each level, the ratio of the multiples at which a tenth and nine tenths of the excess "
+        "are left, the standard deviation of the natural logarithms of the seeds' half multiples, "
+        "and the seeds of another kind, which are left out.",
+        label=f"tab:{study}-failures",
+    )
+    return FAILURES, text, claims
+
+
+def _cell_rows(
+    database: Database,
+    study: str,
+    file: str,
+    columns: Sequence[_Column],
+    keys: Sequence[Mapping[str, Any]],
+) -> tuple[list[list[str]], list[Claim]]:
+    """Return the rows of a table with one row per cell, and their claims."""
+    rows, claims = [], []
+    for key in keys:
+        where = f"study = {_quoted(study)} and cell = {_quoted(key['cell'])}"
+        found = _claims(database, file, "verdicts", columns, (key["cell"], None, where))
+        claims += found
+        rows.append([escape(key["task"]), escape(key["label"]), *(claim.text for claim in found)])
+    return rows, claims
 
 
 def _curve_table(database: Database, study: str) -> _Table | None:

@@ -15,34 +15,16 @@ from ldru_study.analysis.curves import survival
 from ldru_study.analysis.failure import Estimate
 from ldru_study.analysis.intervals import wilson
 from ldru_study.analysis.plots import DASHES, SYMBOLS, series_styles, tasks_of
-from ldru_study.analysis.sentences import leading_kind
+from ldru_study.analysis.scaling import Refusal
+from ldru_study.analysis.scaling_table import finite, law_lines, median_length
+from ldru_study.analysis.sentences import cell_sentence
+from ldru_study.analysis.series import Series
 from ldru_study.analysis.verdict import CurveVerdict
 from ldru_study.results.query import Database
 from ldru_study.results.search_table import SearchRow
 
 # points of a fitted line
 _NUM_POINTS = 80
-
-
-@dataclass(frozen=True)
-class ScalingLine:
-    """A line through the failure lengths of one model on one task.
-
-    Args:
-        axis: what varies, as in the grid.
-        task: the task.
-        label: the model and the other axes, as `page_data` names its points.
-        what: the line in words, its exponent and interval.
-        x: values of the axis.
-        y: tokens.
-    """
-
-    axis: str
-    task: str
-    label: str
-    what: str
-    x: Sequence[float]
-    y: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -56,7 +38,7 @@ class Extras:
         searches: every setting that was tried.
         shortcuts: by cell, the accuracy at each of its lengths of the best predictor that sees only
             a window as long as the training length.
-        scaling: lines through the points of the scaling panel.
+        scaling: by numeric field that varies, its series.
         samplings: how test strings were drawn.
     """
 
@@ -64,7 +46,7 @@ class Extras:
     objectives: Sequence[str] = ()
     searches: Sequence[SearchRow] = ()
     shortcuts: Mapping[str, Floats] = field(default_factory=dict)
-    scaling: Sequence[ScalingLine] = ()
+    scaling: Mapping[str, Sequence[Series]] = field(default_factory=dict)
     samplings: Sequence[str] = ()
 
 
@@ -111,7 +93,7 @@ def page_data(verdicts: Sequence[CellVerdict], extras: Extras) -> dict[str, Any]
             | {"task": tasks.index(verdict.cell.task), "series": numbers[verdict.cell.label]}
             for verdict in verdicts
         ],
-        "scaling": _scaling(verdicts, extras.scaling),
+        "scaling": _scaling(extras.scaling),
         "search": _search(extras),
     }
 
@@ -120,8 +102,10 @@ def _cell(verdict: CellVerdict, extras: Extras) -> dict[str, Any]:
     cell = verdict.cell
     found: dict[str, Any] = {
         "key": cell.key,
-        "kind": leading_kind(verdict),
-        "summary": verdict.summary,
+        "kind": verdict.kind,
+        "sentence": cell_sentence(verdict),
+        "reason": "" if verdict.joint is None else verdict.joint.reason,
+        "half": _estimate(verdict.half_multiple),
         "seeds": [],
         "training": extras.training.get(cell.key, []),
     }
@@ -164,28 +148,30 @@ def _estimate(found: Estimate) -> list[float | None]:
 
 
 def _line(verdict: CellVerdict) -> dict[str, Any]:
-    """Return the line through a cell: the joint fit of its seeds, or else the isotonic line."""
-    pooled = verdict.pooled
-    counts = pool_counts(verdict.cell.curves)
-    if pooled is None or pooled.fit is None:
-        what = "isotonic line through the sums of all seeds"
+    """Return the line through a cell: its median seed, or where none fails the isotonic line.
+
+    Seeds of another kind than the cell are in neither.
+    """
+    curves = [c for c in verdict.cell.curves if c.seed not in verdict.left_out]
+    counts = pool_counts(curves)
+    total = len(verdict.seeds)
+    who = "all seeds" if len(curves) == total else f"{len(curves)} of {total} seeds"
+    joint, half = verdict.joint, verdict.half_multiple.value
+    if joint is None or joint.beta is None or half is None:
         return {
-            "what": what,
+            "what": f"isotonic line through the sums of {who}",
+            "is_artefact": "pooling_artefact" in verdict.flags,
             "x": _numbers(counts.multiples, 5),
             "y": _numbers(isotonic_line(counts), 4),
         }
-    fit, multiples = pooled.fit, counts.multiples
+    multiples = counts.multiples
     x = np.geomspace(multiples[0], multiples[-1], _NUM_POINTS)
-    s = (
-        np.ones(len(x))
-        if fit.half_multiple is None or fit.beta is None
-        else survival(x, fit.half_multiple, fit.beta)
-    )
+    s = survival(x, half, joint.beta)
     chance = np.interp(np.log(x), np.log(multiples), counts.chance)
-    y = chance * (1 - s) + (1 - fit.lapse) * s
+    y = chance * (1 - s) + (1 - (joint.lapse or 0.0)) * s
     return {
-        "what": f"joint fit of all seeds ({fit.family})",
-        "is_artefact": "pooling_artefact" in verdict.flags,
+        "what": f"joint fit of {who}: its median seed ({joint.family})",
+        "is_artefact": False,
         "x": _numbers(x, 5),
         "y": _numbers(y, 4),
     }
@@ -196,55 +182,53 @@ def _chance(curves: Sequence[LengthCurve]) -> dict[str, Any]:
     return {"x": _numbers(counts.multiples, 5), "y": _numbers(counts.chance, 4)}
 
 
-def _scaling(verdicts: Sequence[CellVerdict], lines: Sequence[ScalingLine]) -> list[dict[str, Any]]:
-    """Return failure lengths in tokens against every axis of the grid that is a number.
+def _scaling(found: Mapping[str, Sequence[Series]]) -> list[dict[str, Any]]:
+    """Return failure lengths in tokens against every field that varies.
 
-    A point has a length ``y``, or only bounds: ``low`` without ``high`` when no failure was seen,
-    ``high`` without ``low`` when it failed at the shortest length.
+    A run or a median lies between ``low`` and ``high``: beyond ``low`` where ``high`` is null,
+    which nobody saw fail, and anywhere up to ``high`` where ``low`` is 0.
     """
-    axes = dict.fromkeys(
-        axis
-        for verdict in verdicts
-        for axis, value in verdict.cell.axes.items()
-        if _as_number(value) is not None
-    )
-    found = []
-    for axis in axes:
-        points = [point for verdict in verdicts for point in _points(verdict, axis)]
-        if len({point["x"] for point in points}) > 1:
-            through = [
-                {"task": line.task, "label": line.label, "what": line.what}
-                | {"x": _numbers(line.x, 5), "y": _numbers(line.y, 5)}
-                for line in lines
-                if line.axis == axis
-            ]
-            found.append({"axis": axis, "points": points, "lines": through})
-    return found
+    return [
+        {"axis": x, "series": [_one_series(one, x) for one in all_]} for x, all_ in found.items()
+    ]
 
 
-def _points(verdict: CellVerdict, axis: str) -> list[dict[str, Any]]:
-    cell, x = verdict.cell, _as_number(verdict.cell.axes.get(axis))
-    if x is None:
-        return []
-    others = [f"{name} {value}" for name, value in cell.axes.items() if name != axis]
-    who = {"x": x, "task": cell.task, "label": ", ".join([cell.model, *others])}
-    points = []
-    for curve, one in zip(cell.curves, verdict.seeds, strict=True):
-        half, scale = one.half_multiple, curve.train_max_length
-        ends = {"y": half.value, "low": half.lower, "high": half.upper}
-        if one.fit is not None and any(end is not None for end in ends.values()):
-            shown = {
-                name: None if end is None else round(end * scale, 1) for name, end in ends.items()
+def _one_series(series: Series, x: str) -> dict[str, Any]:
+    return {
+        "task": series.task,
+        "label": series.label,
+        "points": [
+            {"seed": seed, "x": run.x, "low": run.lower, "high": finite(run.upper)}
+            for seed, run in zip(series.seeds, series.runs, strict=True)
+        ],
+        "medians": [
+            {
+                "x": one.x,
+                "low": one.lower,
+                "high": one.upper,
+                "what": f"median of {one.num_runs} runs: {median_length(one)} tokens",
             }
-            points.append(who | {"seed": one.seed} | shown)
-    return points
+            for one in series.scaling.medians
+        ],
+        "lines": _laws(series, x),
+        "laws": law_lines(series, x),
+    }
 
 
-def _as_number(value: object) -> float | None:
-    try:
-        return float(str(value))
-    except ValueError:
-        return None
+def _laws(series: Series, x: str) -> list[dict[str, Any]]:
+    """Return the lines of the laws that the runs carry."""
+    regression, law = series.scaling.regression, series.scaling.power_law
+    values = [one.x for one in series.scaling.medians]
+    at = np.geomspace(values[0], values[-1], _NUM_POINTS // 2)
+    first, second = law_lines(series, x)
+    found = []
+    if not isinstance(regression, Refusal):
+        y = regression.scale * at**regression.exponent
+        found.append({"what": first, "dash": "solid", "y": _numbers(y, 4)})
+    if not isinstance(law, Refusal):
+        y = law.floor + law.scale * at**law.exponent
+        found.append({"what": second, "dash": "dash", "y": _numbers(y, 4)})
+    return [line | {"x": _numbers(at, 5)} for line in found]
 
 
 def _search(extras: Extras) -> dict[str, Any] | None:

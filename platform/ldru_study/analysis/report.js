@@ -149,13 +149,23 @@ function drawStrip() {
       marker: {color: series.colour, size: 8, symbol: symbols, line: {width: 1.5, color: series.colour}},
       error_x: {type: "data", symmetric: false, array: above, arrayminus: below, thickness: 1, width: 0, color: faded(series.colour, .7)}};
   });
+  // what all seeds of a cell say together
+  cells.forEach((cell, row) => {
+    const [value, low, high] = cell.half, colour = data.series[cell.series].colour;
+    if (value === null) return;
+    const end = Math.min(high ?? last * 1.4, last * 1.4);
+    traces.push({type: "scatter", mode: "markers", meta: {series: cell.series, kind: "together"}, x: [value], y: [row - .4], hoverinfo: "text",
+      text: [`<b>${literal(data.series[cell.series].label)}</b>, all seeds together<br>${literal(cell.sentence)}`],
+      marker: {color: variable("--paper"), size: 10, symbol: "diamond", line: {width: 2, color: colour}},
+      error_x: {type: "data", symmetric: false, array: [end - value], arrayminus: [low === null ? 0 : value - Math.max(low, first / 1.15)], thickness: 2.5, width: 0, color: colour}});
+  });
   const lines = Math.max(1, ...cells.map(cell => data.series[cell.series].label.split(", ").length));
   const height = 78 + (20 + 16 * lines) * Math.max(cells.length, 1);
   place("strip").style.height = `${height}px`;
   return draw("strip", traces, {
     height, shapes: trained, margin: {l: 56, r: 16, t: 4, b: 48},
     xaxis: {...axis, title: isNarrow() ? "multiple" : "multiple of the longest training length"},
-    yaxis: {range: [-.6, cells.length - .4], tickvals: cells.map((_, row) => row), ticktext: cells.map(cell => literal(data.series[cell.series].label).replace(/, /g, ",<br>")),
+    yaxis: {range: [-.65, cells.length - .45], tickvals: cells.map((_, row) => row), ticktext: cells.map(cell => literal(data.series[cell.series].label).replace(/, /g, ",<br>")),
       showgrid: false, fixedrange: true, title: ""},
   });
 }
@@ -180,32 +190,39 @@ function drawTraining() {
 }
 
 function drawScaling() {
-  const {axis, points, lines} = data.scaling[state.axis];
-  const mine = points.filter(point => point.task === data.tasks[state.task]);
-  const labels = [...new Set(points.map(point => point.label))];
-  const xs = mine.map(point => point.x), ys = mine.flatMap(p => [p.y, p.low, p.high]).filter(y => y !== null);
-  const traces = labels.map((label, number) => {
-    const colour = data.series[number % data.series.length].colour, some = mine.filter(point => point.label === label);
-    // seeds stand side by side
-    const x = some.map(p => p.x * 2 ** (((p.seed % 10) - 4.5) * .018 + (number - (labels.length - 1) / 2) * .06));
-    const y = some.map(p => p.y ?? (p.low !== null && p.high !== null ? Math.sqrt(p.low * p.high) : p.low ?? p.high));
-    const between = some.map(p => p.y !== null || (p.low !== null && p.high !== null));
-    return {type: "scatter", mode: "markers", name: literal(label), meta: {label}, x, y, hoverinfo: "text",
-      text: some.map((p, i) => `<b>${literal(label)}</b>, seed ${p.seed}<br>${literal(axis)} ${p.x}<br>${p.y !== null ? `half way to chance at ${Math.round(p.y)} tokens` : p.high === null ? `beyond ${Math.round(p.low)} tokens` : p.low === null ? `below ${Math.round(p.high)} tokens` : `between ${Math.round(p.low)} and ${Math.round(p.high)} tokens`}`),
-      marker: {color: colour, size: 8, line: {width: 1.5, color: colour},
-        symbol: some.map(p => p.y !== null ? "circle" : p.high === null ? "triangle-up-open" : p.low === null ? "triangle-down-open" : "circle-open")},
-      error_y: {type: "data", symmetric: false, thickness: 1, width: 0, color: faded(colour, .7),
-        array: some.map((p, i) => between[i] && p.high !== null ? p.high - y[i] : 0), arrayminus: some.map((p, i) => between[i] && p.low !== null ? y[i] - p.low : 0)}};
+  const {axis, series} = data.scaling[state.axis];
+  const labels = [...new Set(series.map(one => one.label))], mine = series.filter(one => one.task === data.tasks[state.task]);
+  const values = [...new Set(series.flatMap(one => one.medians.map(median => median.x)))].sort((a, b) => a - b);
+  // what is between two lengths stands in their middle; 0 and null are open ends
+  const middle = p => p.high === null ? p.low || null : p.low ? Math.sqrt(p.low * p.high) : p.high;
+  const symbol = p => p.high === null ? "triangle-up-open" : p.low ? "circle-open" : "triangle-down-open";
+  const span = p => p.high === null ? `beyond ${Math.round(p.low)} tokens` : p.low ? `holds at ${Math.round(p.low)}, fails at ${Math.round(p.high)} tokens` : `at most ${Math.round(p.high)} tokens`;
+  const bars = (label, kind, some, shift, text, size, thickness, alpha) => {
+    const colour = faded(data.series[labels.indexOf(label) % data.series.length].colour, alpha), exact = some.map(p => p.high !== null && p.low > 0), y = some.map(middle);
+    return {type: "scatter", mode: "markers", name: literal(label), meta: {label, kind}, x: some.map(shift), y, hoverinfo: "text", text: some.map(text), showlegend: kind === "median",
+      marker: {color: colour, size, symbol: some.map(symbol), line: {width: thickness, color: colour}},
+      error_y: {type: "data", symmetric: false, thickness, width: 0, color: colour,
+        array: some.map((p, i) => exact[i] ? p.high - y[i] : 0), arrayminus: some.map((p, i) => exact[i] ? y[i] - p.low : 0)}};
+  };
+  // models stand side by side, and seeds beside their median
+  const narrowest = Math.min(1, ...values.slice(1).map((x, i) => Math.log2(x / values[i])));
+  const sideways = (x, number, seed) => x * 2 ** (narrowest * ((number - (labels.length - 1) / 2) * .3 / Math.max(labels.length, 2) + (seed === null ? 0 : ((seed % 10) + 1) * .012)));
+  const traces = mine.flatMap(one => {
+    const number = labels.indexOf(one.label), who = `<b>${literal(one.label)}</b>`, colour = data.series[number % data.series.length].colour;
+    return [
+      ...one.lines.map(line => ({type: "scatter", mode: "lines", x: line.x, y: line.y, showlegend: false, meta: {label: one.label, kind: "law"},
+        line: {width: 1.5, dash: line.dash, color: colour}, hoverinfo: "text", text: line.x.map(() => literal(line.what))})),
+      bars(one.label, "seeds", one.points, p => sideways(p.x, number, p.seed), p => `${who}, seed ${p.seed}<br>${literal(axis)} ${p.x}<br>${span(p)}`, 5, 1, .6),
+      bars(one.label, "median", one.medians, p => sideways(p.x, number, null), p => `${who}<br>${literal(axis)} ${p.x}<br>${literal(p.what)}`, 9, 3, 1),
+    ];
   });
-  for (const line of lines) if (line.task === data.tasks[state.task]) traces.push({type: "scatter", mode: "lines", x: line.x, y: line.y, showlegend: false,
-    meta: {label: line.label}, line: {width: 2, color: data.series[labels.indexOf(line.label) % data.series.length].colour}, hoverinfo: "text", text: line.x.map(() => `<b>${literal(line.label)}</b><br>${literal(line.what)}`)});
-  const values = [...new Set(points.map(point => point.x))].sort((a, b) => a - b);
+  const ys = mine.flatMap(one => one.points.flatMap(p => [p.low, p.high])).filter(y => y);
   place("scaling-axis").textContent = axis;
+  place("laws").replaceChildren(...mine.flatMap(one => one.laws).map(law => { const p = document.createElement("p"); p.textContent = law; return p; }));
   return draw("scaling", traces, {
     showlegend: labels.length > 1, legend: {orientation: "h", y: 1.12, font: {size: 13}},
-    xaxis: {type: values[0] > 0 ? "log" : "linear", tickvals: values, ticktext: values.map(String), title: literal(axis),
-      ...(xs.length && values[0] > 0 ? {range: [Math.log10(values[0] / 1.25), Math.log10(values.at(-1) * 1.25)]} : {})},
-    yaxis: {type: "log", title: "tokens", ...(ys.length ? ticks(Math.min(...ys) / 2, Math.max(...ys) * 2, String) : {})},
+    xaxis: {type: "log", tickvals: values, ticktext: values.map(String), title: literal(axis), range: [Math.log10(values[0] / 1.25), Math.log10(values.at(-1) * 1.25)]},
+    yaxis: {type: "log", title: "failure length (tokens)", ...(ys.length ? ticks(Math.min(...ys) / 2, Math.max(...ys) * 2, String) : {})},
   });
 }
 
@@ -245,10 +262,11 @@ function writeDetail() {
   if (state.cell === null) { line("All models. Choose a verdict above to see one by itself."); return; }
   const cell = data.cells[state.cell];
   box.classList.add(cell.kind || "missing");
-  line(`${data.series[cell.series].label} on ${data.tasks[cell.task]}: ${cell.summary}`, true);
+  line(`${data.series[cell.series].label} on ${data.tasks[cell.task]}: ${cell.sentence}`, true);
+  if (cell.reason) line(`All seeds together: ${cell.reason}`);
   const reasons = new Map();
   for (const seed of cell.seeds) reasons.set(`${seed.kind.replace("_", " ")}: ${seed.reason}`, [...(reasons.get(`${seed.kind.replace("_", " ")}: ${seed.reason}`) || []), seed.seed]);
-  [...reasons].slice(0, 6).forEach(([reason, seeds]) => line(`${seeds.length === cell.seeds.length ? "every seed" : "seed " + seeds.join(", ")} ${reason}`));
+  [...reasons].slice(0, 6).forEach(([reason, seeds]) => line(`${seeds.length === cell.seeds.length ? "Every seed alone" : `Seed ${seeds.join(", ")} alone`} ${reason}`));
   if (reasons.size > 6) line(`${reasons.size - 6} more, in the table of every seed`);
   const button = document.createElement("button");
   button.type = "button"; button.textContent = "Show all models"; button.id = "all-models";

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import re
@@ -19,8 +20,9 @@ from ldru_study.analysis.cell import CellVerdict, judge_cells
 from ldru_study.analysis.collect import StudyCounts, collect, counts_of
 from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, training_curves
 from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
-from ldru_study.analysis.sentences import WORDS, answer, by_label, headline, leading_kind, limits
-from ldru_study.analysis.tables import COLUMNS, estimate, render, verdict_rows
+from ldru_study.analysis.sentences import WORDS, answer, by_label, cell_sentence, headline, limits
+from ldru_study.analysis.series import scale_varying
+from ldru_study.analysis.tables import COLUMNS, estimate, kind_words, render, verdict_rows
 from ldru_study.analysis.verdict import FLAGS, CurveVerdict, times
 from ldru_study.errors import StudyError
 from ldru_study.results.query import Database
@@ -65,7 +67,10 @@ def write_report(store: Store, study: str, path: Path) -> None:
         written_at=f"{now:%Y-%m-%d %H:%M} UTC",
     )
     verdicts = judge_cells(counts.cells, counts.settings)
-    page = render_report(counts, verdicts, origin, _extras(database, study))
+    extras = dataclasses.replace(
+        _extras(database, study), scaling=scale_varying(verdicts, counts.settings)
+    )
+    page = render_report(counts, verdicts, origin, extras)
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -133,6 +138,8 @@ def render_report(
         columns=[COLUMNS[n] for n in filled],
         rows=[[row[n] for n in filled] for row in rows],
         numeric=_NUMERIC,
+        failing=[_failing_row(verdict) for verdict in verdicts if _fails(verdict)],
+        levels=counts.settings.levels,
         seeds=[_seed_row(cell, seed) for cell in verdicts for seed in cell.seeds],
         limits=limits(verdicts, extras.samplings),
         flags={name.replace("_", " "): text for name, text in FLAGS.items()},
@@ -177,18 +184,38 @@ def _heat(verdicts: Sequence[CellVerdict]) -> dict[str, Any]:
         if number is None:
             return None
         verdict = verdicts[number]
-        kind = leading_kind(verdict)
+        kind = verdict.kind
         return {
             "number": number,
             "kind": kind or "missing",
             "word": WORDS[kind] if kind else "no result",
             "detail": headline(verdict),
-            "share": f"{verdict.counts[kind]}/{len(verdict.seeds)}" if kind else "",
-            "title": f"{label} on {task}: {verdict.summary}",
+            "share": f"{verdict.num_agreeing}/{len(verdict.seeds)}" if kind else "",
+            "title": f"{label} on {task}: {cell_sentence(verdict)}",
         }
 
     rows = [{"label": label, "squares": [square(label, t) for t in tasks]} for label in labels]
     return {"tasks": tasks, "rows": rows}
+
+
+def _fails(verdict: CellVerdict) -> bool:
+    return verdict.joint is not None and bool(verdict.joint.failure_multiples)
+
+
+def _failing_row(verdict: CellVerdict) -> list[str]:
+    """Return where one cell fails, all seeds together: by level, how sharply, how scattered."""
+    joint = verdict.joint
+    assert joint is not None  # noqa: S101 - `_fails` has chosen it
+    return [
+        verdict.cell.task,
+        verdict.cell.label,
+        kind_words(verdict_rows([verdict])[0]),
+        estimate(joint.half_multiple),
+        *(estimate(found) for found in joint.failure_multiples.values()),
+        "-" if joint.sharpness is None else f"{joint.sharpness:.3g}",
+        "-" if joint.scatter is None else f"{joint.scatter:.2g}",
+        joint.reason,
+    ]
 
 
 def _seed_row(cell: CellVerdict, seed: CurveVerdict) -> dict[str, Any]:

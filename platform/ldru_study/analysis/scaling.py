@@ -76,10 +76,11 @@ class Regression:
     """Failure length proportional to x^exponent, from censored runs.
 
     ``model`` says which distribution of the runs about the line fits better by AIC; the exponent
-    is the change of ln(failure length) with ln(x).
+    is the change of ln(failure length) with ln(x), ``scale`` the median in tokens at x = 1.
     """
 
     model: str
+    scale: float
     exponent: float
     lower: float
     upper: float
@@ -243,11 +244,19 @@ def _accelerated(
         return None
     return Regression(
         model=model,
+        scale=float(np.exp(fitter.params_[(parameter, "Intercept")]) * _median_share(fitter)),
         exponent=float(slope["coef"]),
         lower=float(slope["coef lower 95%"]),
         upper=float(slope["coef upper 95%"]),
         aic=float(fitter.AIC_),
     )
+
+
+def _median_share(fitter: LogNormalAFTFitter | WeibullAFTFitter) -> float:
+    """Return the median over the parameter that is regressed: a Weibull's is its scale."""
+    if isinstance(fitter, LogNormalAFTFitter):
+        return 1.0
+    return float(np.log(2) ** np.exp(-fitter.params_[("rho_", "Intercept")]))
 
 
 def _power_law(runs: Sequence[Run], lengths: Sequence[float | None]) -> PowerLaw | Refusal:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
+from typing import Any
+
 from ldru_study.analysis.scaling import Median, Refusal
 from ldru_study.analysis.series import Series
 
@@ -28,10 +32,29 @@ def median_rows(series: Series) -> list[list[str]]:
             str(one.num_failed),
             str(one.num_beyond),
             str(one.num_unlearned),
-            _length(one),
+            median_length(one),
         ]
         for one in series.scaling.medians
     ]
+
+
+def series_json(series: Series) -> dict[str, Any]:
+    """Return everything about one series as plain values; null is beyond the tested lengths."""
+    runs = [
+        {"seed": seed, "x": run.x, "lower": run.lower, "upper": finite(run.upper)}
+        for seed, run in zip(series.seeds, series.runs, strict=True)
+    ]
+    return {
+        "task": series.task,
+        "label": series.label,
+        "runs": runs,
+        "scaling": asdict(series.scaling),
+    }
+
+
+def finite(length: float) -> float | None:
+    """Return a length, or None for infinity."""
+    return length if math.isfinite(length) else None
 
 
 def law_lines(series: Series, x: str) -> list[str]:
@@ -55,7 +78,8 @@ def law_lines(series: Series, x: str) -> list[str]:
     ]
 
 
-def _length(one: Median) -> str:
+def median_length(one: Median) -> str:
+    """Write the median failure length in tokens: "80 to 160", or how it is censored."""
     if one.upper is None:
         # nothing was seen to fail beyond the longest length
         return f"> {max(one.lower, 0):g}" if one.lower else f"unknown up to {one.longest:g}"

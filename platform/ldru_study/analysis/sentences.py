@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ldru_study.analysis.cell import CellVerdict
+from ldru_study.analysis.failure import UNKNOWN
 from ldru_study.analysis.intervals import zero_error_bound
-from ldru_study.analysis.tables import half_way, verdict_rows
+from ldru_study.analysis.tables import estimate, left_out_words
 from ldru_study.analysis.verdict import Kind, times
 
 WORDS: dict[Kind, str] = {
@@ -20,11 +21,6 @@ WORDS: dict[Kind, str] = {
 _MOST_NAMED = 4
 
 
-def leading_kind(verdict: CellVerdict) -> Kind | None:
-    """Return the verdict of most of a cell's seeds; None when no seed was evaluated."""
-    return next(iter(verdict.counts), None)
-
-
 def answer(verdicts: Sequence[CellVerdict]) -> str:
     """Say in one sentence what became of one model over all of its tasks.
 
@@ -34,7 +30,7 @@ def answer(verdicts: Sequence[CellVerdict]) -> str:
     num_tasks = len(verdicts)
     parts = []
     for kind, word in WORDS.items():
-        found = [verdict for verdict in verdicts if leading_kind(verdict) == kind]
+        found = [verdict for verdict in verdicts if verdict.kind == kind]
         if not found:
             continue
         where = "" if num_tasks == 1 else f" on {_tasks(found, num_tasks)}"
@@ -44,10 +40,10 @@ def answer(verdicts: Sequence[CellVerdict]) -> str:
             reach = min(curve.multiples[-1] for v in found for curve in v.cell.curves)
             parts.append(f"{word}{where} as far as tested ({times(float(reach))})")
         else:
-            parts.append(f"{word}{where}{_where(found)}")
-    if missing := [verdict for verdict in verdicts if leading_kind(verdict) is None]:
+            parts += _failing(word, found, num_tasks)
+    if missing := [verdict for verdict in verdicts if verdict.kind is None]:
         parts.append(f"no result on {_tasks(missing, num_tasks)}")
-    mixed = [verdict for verdict in verdicts if len(verdict.counts) > 1]
+    mixed = [verdict for verdict in verdicts if verdict.left_out]
     if mixed:
         parts.append(
             "seeds disagree" + ("" if num_tasks == 1 else f" on {_tasks(mixed, num_tasks)}")
@@ -64,22 +60,38 @@ def _tasks(verdicts: Sequence[CellVerdict], num_tasks: int) -> str:
     return ", ".join(names)
 
 
-def _where(verdicts: Sequence[CellVerdict]) -> str:
-    halves = [half for row in verdict_rows(verdicts) for half in row.half_multiples]
-    found = half_way(halves)
-    return "" if found == "-" else f", half way to chance at {found}"
+def _failing(word: str, verdicts: Sequence[CellVerdict], num_tasks: int) -> list[str]:
+    """Say where cells of one kind fail: each by its own number, or very many by their range."""
+    known = [verdict for verdict in verdicts if verdict.half_multiple != UNKNOWN]
+    unknown = [verdict for verdict in verdicts if verdict.half_multiple == UNKNOWN]
+    parts = []
+    if num_tasks == 1 and known:
+        parts.append(f"{word}, half way to chance at {estimate(known[0].half_multiple)}")
+    elif len(known) > _MOST_NAMED:
+        at = sorted(v.half_multiple.value for v in known if v.half_multiple.value is not None)
+        span = f", half way to chance at {times(at[0])} to {times(at[-1])}" if at else ""
+        parts.append(f"{word} on {_tasks(known, num_tasks)}{span}")
+    elif known:
+        each = [f"{estimate(v.half_multiple)} on {v.cell.task}" for v in known]
+        parts.append(f"{word}, half way to chance at {', '.join(each)}")
+    if unknown:
+        parts.append(word if num_tasks == 1 else f"{word} on {_tasks(unknown, num_tasks)}")
+    return parts
 
 
 def headline(verdict: CellVerdict) -> str:
     """Say in a few words what became of a cell, for its place in the table of all cells."""
-    (row,) = verdict_rows([verdict])
-    kind = leading_kind(verdict)
-    if row.longest is None or kind is None:
-        return ""
-    if set(verdict.counts) == {"holds"}:
-        return f"> {times(row.longest)}"
-    found = half_way(row.half_multiples)
-    return "" if found == "-" or kind in ("never_learned", "inconclusive") else found
+    return "" if verdict.half_multiple == UNKNOWN else estimate(verdict.half_multiple)
+
+
+def cell_sentence(verdict: CellVerdict) -> str:
+    """Say what became of a cell, where, and which of its seeds did otherwise."""
+    if verdict.kind is None:
+        return "no result"
+    found, word = headline(verdict), WORDS[verdict.kind]
+    if found:
+        word += f" ({found})" if verdict.kind == "holds" else f", half way to chance at {found}"
+    return ", ".join([word, *filter(None, [left_out_words(verdict.left_out)])])
 
 
 def limits(verdicts: Sequence[CellVerdict], samplings: Iterable[str]) -> dict[str, str]:

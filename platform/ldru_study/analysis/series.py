@@ -9,21 +9,65 @@ from typing import Any
 
 import numpy as np
 
+from ldru_study.analysis.cell import CellVerdict
 from ldru_study.analysis.counts import CellCurves
 from ldru_study.analysis.judge import judge_curves
-from ldru_study.analysis.scaling import Scaling, run_of, scale
-from ldru_study.analysis.verdict import DEFAULTS, VerdictSettings
+from ldru_study.analysis.scaling import Run, Scaling, run_of, scale
+from ldru_study.analysis.verdict import DEFAULTS, CurveVerdict, VerdictSettings
 from ldru_study.errors import StudyError, did_you_mean
 from ldru_study.spec.paths import get_place, parse_place
 
 
 @dataclass(frozen=True)
 class Series:
-    """The cells that differ in x alone, by task and label, and what they say about x."""
+    """The cells that differ in x alone, by task and label, and what they say about x.
+
+    ``runs`` are all seeds of these cells, with the interval of each one's failure length, and
+    ``seeds`` says which each is of.
+    """
 
     task: str
     label: str
+    runs: tuple[Run, ...]
+    seeds: tuple[int, ...]
     scaling: Scaling
+
+
+def scale_varying(
+    verdicts: Sequence[CellVerdict], settings: VerdictSettings = DEFAULTS
+) -> dict[str, list[Series]]:
+    """Return how failure length scales with every numeric field that varies in a study.
+
+    Args:
+        verdicts: every cell.
+        settings: those of the verdicts.
+
+    Returns:
+        By field, the series that have more than one value of it; no field without a series.
+    """
+    cells = [verdict.cell for verdict in verdicts]
+    judged = {verdict.cell.key: verdict.seeds for verdict in verdicts}
+    found = {}
+    for x in _varying(cells):
+        series = scale_cells(cells, x, settings, judged=judged)
+        found[x] = [one for one in series if len(one.scaling.medians) > 1]
+    return {x: series for x, series in found.items() if series}
+
+
+def _varying(cells: Sequence[CellCurves]) -> list[str]:
+    """Return the fields that take several numbers among cells that are otherwise alike."""
+    names = dict.fromkeys(name for cell in cells for name in _numeric(cell.config))
+    found = []
+    for x in names:
+        values: dict[str, set[float]] = {}
+        # of most fields every cell has the same number, which needs no groups
+        known = [(cell, value) for cell in cells if (value := _value(cell, x, None)) is not None]
+        if len({value for _, value in known}) > 1:
+            for cell, value in known:
+                values.setdefault(_key(cell, x, None), set()).add(value)
+        if any(len(group) > 1 for group in values.values()):
+            found.append(x)
+    return found
 
 
 def scale_cells(
@@ -32,6 +76,7 @@ def scale_cells(
     settings: VerdictSettings = DEFAULTS,
     *,
     value_of: Callable[[CellCurves], float] | None = None,
+    judged: Mapping[str, Sequence[CurveVerdict]] | None = None,
 ) -> list[Series]:
     """Return how failure length scales with x in each series of a study.
 
@@ -41,6 +86,7 @@ def scale_cells(
         settings: whose ``learned_level`` is the excess below which a run has failed.
         value_of: x of a cell, for what is no field; cells of one task and one kind of model are
             then one series.
+        judged: the verdicts of the seeds by the key of their cell; None judges them here.
 
     Raises:
         StudyError: no cell has such a field, or it is no number; the message names the fields.
@@ -55,16 +101,22 @@ def scale_cells(
     for cell, value in known:
         if cell.curves:
             groups.setdefault(_key(cell, x, value_of), []).append((cell, value))
-    return [
-        Series(group[0][0].task, _label(group, x), _scale(group, settings))
-        for group in groups.values()
-    ]
+    return [_series(group, x, settings, judged) for group in groups.values()]
 
 
-def _scale(group: Sequence[tuple[CellCurves, float]], settings: VerdictSettings) -> Scaling:
+def _series(
+    group: Sequence[tuple[CellCurves, float]],
+    x: str,
+    settings: VerdictSettings,
+    judged: Mapping[str, Sequence[CurveVerdict]] | None,
+) -> Series:
     curves = [curve for cell, _ in group for curve in cell.curves]
     values = [value for cell, value in group for _ in cell.curves]
-    verdicts = judge_curves(curves, settings, levels=())
+    verdicts = (
+        judge_curves(curves, settings, levels=())
+        if judged is None
+        else [verdict for cell, _ in group for verdict in judged[cell.key]]
+    )
     lengths = [
         None if (half := verdict.half_multiple.value) is None else half * curve.train_max_length
         for verdict, curve in zip(verdicts, curves, strict=True)
@@ -73,7 +125,13 @@ def _scale(group: Sequence[tuple[CellCurves, float]], settings: VerdictSettings)
         run_of(curve, value, settings.learned_level, settings.confidence)
         for curve, value in zip(curves, values, strict=True)
     ]
-    return scale(runs, [float(curve.lengths[-1]) for curve in curves], lengths)
+    return Series(
+        task=group[0][0].task,
+        label=_label(group, x),
+        runs=tuple(runs),
+        seeds=tuple(curve.seed for curve in curves),
+        scaling=scale(runs, [float(curve.lengths[-1]) for curve in curves], lengths),
+    )
 
 
 def _value(

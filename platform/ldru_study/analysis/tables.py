@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ldru_study.analysis.cell import CellVerdict
 from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.failure import Estimate
-from ldru_study.analysis.verdict import times
+from ldru_study.analysis.verdict import Kind, times
 
 Range = tuple[float, float]
 COLUMNS = (
     "task",
     "model",
     "verdict",
+    "each seed alone",
     "in distribution",
     "at 2x",
     "at 3x",
@@ -30,9 +31,11 @@ COLUMNS = (
 class VerdictRow:
     """One cell of a study.
 
-    Accuracies are the lowest and the highest over the seeds, None where nothing was evaluated.
-    ``half_multiples`` are those of the learned seeds, in the order of the seeds. ``holds_share``
-    bounds the share of seeds that hold, ``error_bound`` the error at each longer length.
+    ``verdict``, ``half_multiple``, ``failure_multiples`` (by level) and ``scatter`` are of all
+    seeds together but those in ``left_out``, whose own kinds stand there; see `JointVerdict`.
+    ``summary`` counts the seeds judged alone. Accuracies are the lowest and the highest over the
+    seeds, None where nothing was evaluated. ``holds_share`` bounds the share of seeds that hold,
+    ``error_bound`` the error at each longer length.
     """
 
     task: str
@@ -40,13 +43,17 @@ class VerdictRow:
     key: str
     num_seeds: int
     num_failed: int
-    verdict: str
+    verdict: Kind | None
+    left_out: Mapping[int, Kind]
+    summary: str
     accuracy_in_distribution: Range | None
     accuracy_at_2x: Range | None
     accuracy_at_3x: Range | None
     longest: float | None
     accuracy_at_longest: Range | None
-    half_multiples: tuple[Estimate, ...]
+    half_multiple: Estimate
+    failure_multiples: Mapping[float, Estimate]
+    scatter: float | None
     holds_share: Range
     error_bound: float | None
     confidence: float
@@ -69,12 +76,13 @@ def render(row: VerdictRow) -> list[str]:
     return [
         row.task,
         row.model,
-        f"{row.verdict}{failed}",
+        kind_words(row),
+        f"{row.summary}{failed}",
         accuracies(row.accuracy_in_distribution),
         accuracies(row.accuracy_at_2x),
         accuracies(row.accuracy_at_3x),
         accuracies(row.accuracy_at_longest) + longest,
-        half_way(row.half_multiples),
+        estimate(row.half_multiple),
         bound(row),
         ", ".join(flag.replace("_", " ") for flag in row.flags),
     ]
@@ -92,6 +100,25 @@ def to_json(verdict: CellVerdict) -> dict[str, Any]:
             "joint": None if verdict.joint is None else asdict(verdict.joint),
             "claims": [asdict(claim) for claim in verdict.claims],
         }
+    )
+
+
+def kind_words(row: VerdictRow) -> str:
+    """Write a cell's verdict and which seeds are not in it: "sharp, without seed 2 (holds)"."""
+    if row.verdict is None:
+        return "-"
+    kind = row.verdict.replace("_", " ")
+    return f"{kind}, {left_out_words(row.left_out)}" if row.left_out else kind
+
+
+def left_out_words(left_out: Mapping[int, Kind]) -> str:
+    """Write which seeds are of another kind than their cell: "without seed 2 (never learned)"."""
+    of_kind: dict[Kind, list[int]] = {}
+    for seed, kind in left_out.items():
+        of_kind.setdefault(kind, []).append(seed)
+    return ", ".join(
+        f"without seed {', '.join(map(str, seeds))} ({kind.replace('_', ' ')})"
+        for kind, seeds in of_kind.items()
     )
 
 
@@ -114,23 +141,6 @@ def estimate(found: Estimate) -> str:
     return f"> {low}" if low else f"< {high}" if high else "-"
 
 
-def half_way(halves: Sequence[Estimate]) -> str:
-    """Write the half multiples of all seeds: one with its interval, several as a range."""
-    if len(halves) == 1:
-        return estimate(halves[0])
-    # a seed that only has a bracket counts with its middle
-    ends = [(e.lower, e.upper) for e in halves if e.value is None and e.lower and e.upper]
-    known = sorted([e.value for e in halves if e.value] + [(a * b) ** 0.5 for a, b in ends])
-    beyond = [e.lower for e in halves if e.value is None and e.upper is None and e.lower]
-    parts = []
-    if known:
-        first, last = times(known[0]), times(known[-1])
-        parts.append(first if first == last else f"{first}..{last}")
-    if beyond:
-        parts.append(f"> {times(min(beyond))}")
-    return ", ".join(parts) or "-"
-
-
 def share(part: float) -> str:
     """Write a share: "63 %"."""
     return f"{100 * part:.0f} %"
@@ -150,7 +160,7 @@ def bound(row: VerdictRow) -> str:
 
 
 def _row(verdict: CellVerdict) -> VerdictRow:
-    cell = verdict.cell
+    cell, joint = verdict.cell, verdict.joint
     longest = max((float(curve.multiples[-1]) for curve in cell.curves), default=None)
     inside = [v.accuracy_in_distribution for v in verdict.seeds]
     return VerdictRow(
@@ -159,13 +169,17 @@ def _row(verdict: CellVerdict) -> VerdictRow:
         key=cell.key,
         num_seeds=len(cell.curves),
         num_failed=len(cell.failed),
-        verdict=verdict.summary,
+        verdict=verdict.kind,
+        left_out=verdict.left_out,
+        summary=verdict.summary,
         accuracy_in_distribution=_range(x for x in inside if x is not None),
         accuracy_at_2x=_accuracy_at(cell, 2.0),
         accuracy_at_3x=_accuracy_at(cell, 3.0),
         longest=longest,
         accuracy_at_longest=None if longest is None else _accuracy_at(cell, longest),
-        half_multiples=tuple(v.half_multiple for v in verdict.seeds if v.fit is not None),
+        half_multiple=verdict.half_multiple,
+        failure_multiples={} if joint is None else joint.failure_multiples,
+        scatter=None if joint is None else joint.scatter,
         holds_share=verdict.holds_share,
         error_bound=verdict.error_bound,
         confidence=verdict.confidence,

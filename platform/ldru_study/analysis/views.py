@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from ldru_study.analysis.cell import CellVerdict, judge_cells
 from ldru_study.analysis.collect import counts_of
+from ldru_study.analysis.consensus import JointVerdict
 from ldru_study.analysis.failure import Estimate
 from ldru_study.analysis.tables import verdict_rows
 from ldru_study.analysis.verdict import KINDS, CurveVerdict
@@ -28,7 +30,8 @@ def _range(name: str) -> list[tuple[str, pa.DataType]]:
 
 
 _CELL = [(name, _TEXT) for name in ("study", "cell", "task", "model_label", "label", "chosen_by")]
-# one row: one seed's curve, or with seed null all seeds of a cell as one curve
+# one row: one seed's curve, judged alone, or with seed null what all seeds of a cell say together:
+# the curve of its median seed, which has neither a likelihood nor a bracket of its own
 CURVES = pa.schema(
     [
         *_CELL,
@@ -60,6 +63,8 @@ VERDICTS = pa.schema(
     [
         *_CELL,
         ("verdict", _TEXT),
+        ("reason", _TEXT),
+        ("summary", _TEXT),
         ("num_seeds", _COUNT),
         ("num_failed", _COUNT),
         *((f"num_{kind}", _COUNT) for kind in KINDS),
@@ -67,7 +72,11 @@ VERDICTS = pa.schema(
         ("num_strings_max", _COUNT),
         ("pooled_verdict", _TEXT),
         *_estimate("half_multiple"),
-        *_range("half_multiple"),
+        *(column for name in _LEVELS.values() for column in _estimate(name)),
+        ("sharpness", _NUMBER),
+        ("scatter", _NUMBER),
+        ("left_out", pa.list_(_COUNT)),
+        *_range("seed_half_multiple"),
         *_range("accuracy_in_distribution"),
         *_range("accuracy_at_2x"),
         *_range("accuracy_at_3x"),
@@ -133,8 +142,8 @@ def _curve_rows(study: str, verdict: CellVerdict) -> Iterator[dict[str, Any]]:
     about = _cell(study, verdict) | {"train_max_length": min(trained, default=None)}
     for one in verdict.seeds:
         yield about | _curve(one)
-    if verdict.pooled is not None:
-        yield about | _curve(verdict.pooled) | {"seed": None}
+    if verdict.joint is not None and verdict.pooled is not None:
+        yield about | _together(verdict, verdict.joint, verdict.pooled)
 
 
 def _curve(one: CurveVerdict) -> dict[str, Any]:
@@ -152,32 +161,65 @@ def _curve(one: CurveVerdict) -> dict[str, Any]:
         "next_lengths": list(one.next_lengths),
         "flags": list(one.flags),
     }
-    for level, found in one.failure_multiples.items():
-        if level in _LEVELS:
-            row |= _three(_LEVELS[level], found)
+    row |= _levels(one.failure_multiples)
     if fit is not None:
         names = ("family", "alpha", "beta", "lapse", "rho", "log_likelihood", "bic")
         row |= {name: getattr(fit, name) for name in names} | {"num_lengths": fit.num_cells}
     return row
 
 
+def _together(verdict: CellVerdict, joint: JointVerdict, pooled: CurveVerdict) -> dict[str, Any]:
+    half, beta = joint.half_multiple.value, joint.beta
+    return {
+        "seed": None,
+        "verdict": joint.kind,
+        "reason": joint.reason,
+        "accuracy_in_distribution": pooled.accuracy_in_distribution,
+        "reach": pooled.reach,
+        "family": joint.family,
+        "alpha": half and beta and half / math.log(2) ** (1 / beta),
+        "beta": beta,
+        "lapse": joint.lapse,
+        "rho": joint.rho,
+        **_three("half_multiple", joint.half_multiple),
+        "sharpness": joint.sharpness,
+        **_levels(joint.failure_multiples),
+        "flags": list(verdict.flags),
+    }
+
+
+def _levels(found: Mapping[float, Estimate]) -> dict[str, float | None]:
+    return {
+        column: value
+        for level, name in _LEVELS.items()
+        if level in found
+        for column, value in _three(name, found[level]).items()
+    }
+
+
 def _verdict_rows(study: str, verdict: CellVerdict) -> Iterator[dict[str, Any]]:
     (row,) = verdict_rows([verdict])
     totals = [int(n) for curve in verdict.cell.curves for n in curve.num_total]
     claims = {claim.multiple: claim.outcome for claim in verdict.claims}
-    known = [half.value for half in row.half_multiples if half.value is not None]
-    pooled = verdict.pooled
+    known = [one.half_multiple.value for one in verdict.seeds if one.half_multiple.value]
+    pooled, joint = verdict.pooled, verdict.joint
     yield {
         **_cell(study, verdict),
         "verdict": row.verdict,
+        "reason": None if joint is None else joint.reason,
+        "summary": row.summary,
         "num_seeds": row.num_seeds,
         "num_failed": row.num_failed,
         **{f"num_{kind}": verdict.counts.get(kind, 0) for kind in KINDS},
         "num_strings_min": min(totals, default=None),
         "num_strings_max": max(totals, default=None),
         "pooled_verdict": None if pooled is None else pooled.kind,
-        **({} if pooled is None else _three("half_multiple", pooled.half_multiple)),
-        **_two("half_multiple", (min(known), max(known)) if known else None),
+        **_three("half_multiple", row.half_multiple),
+        **_levels(row.failure_multiples),
+        "sharpness": None if joint is None else joint.sharpness,
+        "scatter": row.scatter,
+        "left_out": list(row.left_out),
+        **_two("seed_half_multiple", (min(known), max(known)) if known else None),
         **_two("accuracy_in_distribution", row.accuracy_in_distribution),
         **_two("accuracy_at_2x", row.accuracy_at_2x),
         **_two("accuracy_at_3x", row.accuracy_at_3x),

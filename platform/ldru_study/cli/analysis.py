@@ -110,10 +110,8 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
     \b
     Example: ldru-study analyze scaling length-sweep --x train.max_length
     """
-    from dataclasses import asdict
-
     from ldru_study.analysis.collect import collect
-    from ldru_study.analysis.scaling_table import COLUMNS, law_lines, median_rows
+    from ldru_study.analysis.scaling_table import COLUMNS, law_lines, median_rows, series_json
     from ldru_study.analysis.series import scale_cells
     from ldru_study.results.store import Store
 
@@ -121,7 +119,9 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
     value_of = _num_parameters if field == "num_parameters" else None
     series = scale_cells(found.cells, field, found.settings, value_of=value_of)
     if as_json:
-        print_json({"study": found.name, "x": field, "series": [asdict(one) for one in series]})
+        print_json(
+            {"study": found.name, "x": field, "series": [series_json(one) for one in series]}
+        )
     else:
         rows = [row for one in series for row in median_rows(one)]
         print_table(COLUMNS, rows, right=COLUMNS[2:7], keys=("task", "model"))

@@ -1,4 +1,4 @@
-"""One sequence on several workers is one sequence: results, every gradient, masks, bytes."""
+"""One sequence on several workers is one: results, every gradient, masks, noise, bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORLD = 4
 LENGTHS = [33, 7, 1, 16, 32, 12]
 MOST = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 2e-2}
 TREES = {
-    f"{op}, {lone_node}, dropout {dropout}": (op, lone_node, dropout, torch.float64)
+    f"{op}, {lone_node}, dropout and noise {dropout}": (op, lone_node, dropout, torch.float64)
     for op, lone_node, dropout in itertools.product(
         ("states", "tokens"), LONE_NODE_RULES, (0.0, 0.3)
     )
@@ -97,6 +97,7 @@ def distance(found, wanted):
 def tree_case(op, lone_node, dropout, dtype, group=None, population=None, **how):
     given, tokens, weights = inputs(op, lone_node, dtype, population)
     how |= {"lengths": torch.tensor(LENGTHS), "lone_node": lone_node, "dropout": dropout}
+    how["node_noise"] = 0.2 if dropout else 0.0
     one = on_one(given, tokens, weights, **how)
     many = on_many(given, tokens, weights, group or dist.group.WORLD, **how)
     return differences(one, many, tensors(given, weights))

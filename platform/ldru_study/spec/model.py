@@ -55,7 +55,9 @@ class LdruConfig(WidthBase):
     dropout: Share = Field(0.0, description="after the leaf block and after every merge")
     node_noise: Annotated[float, Field(ge=0)] = Field(
         0.0,
-        description="standard deviation of Gaussian noise on the state after every merge",
+        description=(
+            "standard deviation of Gaussian noise on the state after every merge, in training"
+        ),
     )
     random_brackets: bool = Field(
         False, description="in training, pairs begin at the first or second node of a level"

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from ldru_study.errors import StudyError
 from ldru_study.spec.engine import DeepSpeedEngine, EngineConfig, PlainEngine
-from ldru_study.spec.model import ModelConfig, matched
+from ldru_study.spec.model import LdruConfig, ModelConfig, matched
 from ldru_study.spec.sizes import Share
 from ldru_study.spec.strict import Strict
 from ldru_study.spec.task import as_task_text
@@ -183,7 +183,8 @@ class TrialConfig(Strict):
                 f"be cut into chunks, not the {kind}. Use train.data_parallel, or set it in an "
                 "override for model.kind ldru"
             )
-        if getattr(self.model, "random_brackets", False) and train.sequence_parallel > 1:
+        is_random = isinstance(self.model, LdruConfig) and self.model.random_brackets
+        if is_random and train.sequence_parallel > 1:
             raise ValueError(
                 f"train.sequence_parallel {train.sequence_parallel} gives every worker a complete "
                 "subtree, and trees of model.random_brackets have none for all of them. Use "

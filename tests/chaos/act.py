@@ -33,6 +33,8 @@ FAULTS_SHARE = 0.75
 CODES = (0, 2, 4, 6, 130)
 # how long processes may take to notice that whom they work for is dead
 END_S = 60.0
+# within which a driver names the cause of a node that is lost
+NAMING_S = 20.0
 
 
 def say(text: str) -> None:
@@ -321,7 +323,9 @@ class Act:
             self.problems.append(f"status: {last} done in the end, not {num_trials}")
         self.problems += false_answers(polls, facts, self.attempts, num_trials)
         ended = [one for mine in self.attempts.values() for one in mine]
-        lost = sum(event.kind == "raylet killed" for event in self.events)
+        # a driver that dies itself soon after has no time to tell why its trial is gone
+        losses = [event.until for event in self.events if event.kind == "raylet killed"]
+        lost = sum(not any(0 <= end - loss < NAMING_S for end, _ in ends) for loss in losses)
         named = sum(one.cause == "node_lost" for one in ended)
         if named < lost:
             self.problems.append(f"{lost} nodes with a trial were lost, {named} are named so")

@@ -16,7 +16,7 @@ from ldru_study.analysis.collect import Failure, StudyCounts
 from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.page import Extras, page_data
 from ldru_study.analysis.plots import failure_figure
-from ldru_study.analysis.report import Origin, render_report
+from ldru_study.analysis.report import Origin, render_report, shortcuts_of
 from ldru_study.analysis.scaling_table import law_lines
 from ldru_study.analysis.sentences import answer, cell_sentence, headline, limits
 from ldru_study.analysis.series import scale_cells, scale_varying
@@ -332,3 +332,25 @@ def test_columns_and_cells_agree(study):
     assert bound(by_model["ldru(mlp)"]) == "error < 0.58 % per length, < 63 % of seeds fail"
     assert "(+1 failed)" in render(by_model["lstm"])[3]
     assert bound(by_model["rnn"]) == "-"
+
+
+def test_shortcuts_are_those_of_the_task():
+    lengths = np.array([40, 400, 200_000])
+    curve = LengthCurve(0, 40, lengths, np.full(3, 90), np.full(3, 100), np.full(3, 0.5))
+
+    def cell(task, key, is_known=True):
+        config = {"task": task, "sampling": "balanced"} if is_known else {}
+        return CellCurves(task, "m", key, (curve,), config=config)
+
+    found = shortcuts_of(
+        [
+            cell("d_12", "known"),
+            cell("d_12", "unknown", is_known=False),
+            cell("listops_3_9", "irregular"),
+        ]
+    )
+    assert set(found) == {"known", "irregular"}
+    # the figure of README's own example; what is longer than can be told stays open
+    assert found["known"][:2] == pytest.approx([1.0, 0.948], abs=1e-3)
+    assert np.isnan(found["known"][2])
+    assert np.isnan(found["irregular"][1:]).all()

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ldru_study.analysis.bracket import pool_counts
 from ldru_study.analysis.cell import CellVerdict, judge_cells
 from ldru_study.analysis.collect import StudyCounts, collect, counts_of
+from ldru_study.analysis.counts import CellCurves, Floats
 from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, training_curves
 from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
 from ldru_study.analysis.sentences import WORDS, answer, by_label, cell_sentence, headline, limits
@@ -28,11 +31,14 @@ from ldru_study.errors import StudyError
 from ldru_study.results.query import Database
 from ldru_study.results.search_table import read_searches, rows_of
 from ldru_study.results.store import Store
+from ldru_study.tasks.windows import window_shortcuts
 
 _TEMPLATE = "report.html.j2"
 _FIGURES = (".pdf", ".png", ".svg")
 # of a diff so much is shown; the store has all of it
 _MOST_DIFF = 20_000
+# what a window tells of longer strings takes seconds per million tokens to reckon
+_LONGEST_WINDOWED = 100_000
 _NUMERIC = ("in distribution", "at 2x", "at 3x", "at the longest", "half way to chance")
 
 
@@ -68,7 +74,9 @@ def write_report(store: Store, study: str, path: Path) -> None:
     )
     verdicts = judge_cells(counts.cells, counts.settings)
     extras = dataclasses.replace(
-        _extras(database, study), scaling=scale_varying(verdicts, counts.settings)
+        _extras(database, study),
+        shortcuts=shortcuts_of(counts.cells),
+        scaling=scale_varying(verdicts, counts.settings),
     )
     page = render_report(counts, verdicts, origin, extras)
     try:
@@ -105,6 +113,25 @@ def _extras(database: Database, study: str) -> Extras:
         searches=rows_of(searches),
         samplings=[cell["config"]["sampling"] for cell in asked["cells"]],
     )
+
+
+def shortcuts_of(cells: Sequence[CellCurves]) -> dict[str, Floats]:
+    """Return `Extras.shortcuts`: NaN where nothing is known, or it would take long to know."""
+    found: dict[str, Floats] = {}
+    known: dict[tuple[str, str, int, int], float] = {}
+    for cell in cells:
+        task = cell.config.get("task")
+        if task is None or not cell.curves:
+            continue
+        sampling, window = cell.config["sampling"], cell.curves[0].train_max_length
+        lengths = pool_counts(cell.curves).lengths.tolist()
+        places = [(task, sampling, length, window) for length in lengths]
+        open_lengths = [p[2] for p in places if p not in known and p[2] <= _LONGEST_WINDOWED]
+        for one in window_shortcuts(task, sampling, open_lengths, window):
+            best = [share for share in (one.first, one.last) if share is not None]
+            known[task, sampling, one.length, window] = max(best, default=np.nan)
+        found[cell.key] = np.array([known.get(place, np.nan) for place in places])
+    return found
 
 
 def render_report(

@@ -154,12 +154,17 @@ def test_a_store_that_fails_the_driver_ends_the_run_in_its_own_words(store, monk
     assert not ray.is_initialized()
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_no_room_for_tunes_own_files_is_no_bug(wrapped):
+@pytest.mark.parametrize("how", ["itself", "as text", "as text amid more", "on the way out"])
+def test_no_room_for_tunes_own_files_is_no_bug(how):
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if wrapped:
+    if how.startswith("as text"):
         # as Tune hands it on
-        error = ray.tune.TuneError(f"Traceback (most recent call last):\n  ...\nOSError: {error}\n")
+        text = f"Traceback (most recent call last):\n  ...\nOSError: {error}\n"
+        error = ray.tune.TuneError(text + "another line\n" * how.endswith("more"))
+    elif how == "on the way out":
+        follows = RuntimeError("")
+        follows.__context__ = error
+        error = follows
     with pytest.raises(StoreError, match=r"^/tmp/x: cannot be written: .*No space left.*TMPDIR"):
         tune._tell_disk_from_bug(error, "/tmp/x")
     bug = ray.tune.TuneError("Traceback ...\nKeyError: 'No idea'")

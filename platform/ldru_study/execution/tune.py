@@ -163,7 +163,7 @@ def run_trials(
         ).fit()
     except KeyboardInterrupt:
         brake.pull("now", "interrupted", "it was interrupted")
-    except (OSError, tune.TuneError) as error:
+    except Exception as error:  # noqa: BLE001 -- raised again, in our words where it is the disk
         _tell_disk_from_bug(error, scratch)
     finally:
         ray.shutdown()
@@ -176,20 +176,25 @@ def run_trials(
     return relay.result()
 
 
-def _tell_disk_from_bug(error: OSError | tune.TuneError, scratch: str) -> None:
+def _tell_disk_from_bug(error: Exception, scratch: str) -> None:
     """Raise ``error`` in our own words when this machine could not hold Tune's notes on a trial.
 
     Raises:
         StoreError: it could not.
-        TuneError: something else happened.
+        Exception: ``error`` itself; something else happened.
     """
-    # Tune hands on the text of what it met, not the thing itself
-    last_line = str(error).strip().splitlines()[-1]
-    if not any(os.strerror(number) in last_line for number in _NO_ROOM):
+    # Tune hands on the text of what it met, not the thing itself, and may meet more on its way out
+    met: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        met += str(link).splitlines()
+        link = link.__cause__ or link.__context__
+    no_room = [line for line in met if any(os.strerror(number) in line for number in _NO_ROOM)]
+    if not no_room:
         raise error
     raise StoreError(
-        f"{scratch}: cannot be written: {last_line}. Make room on this machine, or name another "
-        "folder by TMPDIR, then run the same command again."
+        f"{scratch}: cannot be written: {no_room[-1].strip()}. Make room on this machine, or name "
+        "another folder by TMPDIR, then run the same command again."
     ) from error
 
 

@@ -172,6 +172,19 @@ def test_no_room_for_tunes_own_files_is_no_bug(how):
         tune._tell_disk_from_bug(bug, "/tmp/x")
 
 
+def test_ray_is_left_when_its_last_words_find_no_room(monkeypatch):
+    calls = []
+
+    def shutdown():
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(ray, "shutdown", shutdown)
+    tune._leave_ray()
+    assert len(calls) == 2
+
+
 def kill_worker(store, seen):
     """Kill the first worker that has left a checkpoint."""
     deadline = time.monotonic() + 60

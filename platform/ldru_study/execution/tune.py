@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -166,7 +167,7 @@ def run_trials(
     except Exception as error:  # noqa: BLE001 -- raised again, in our words where it is the disk
         _tell_disk_from_bug(error, scratch)
     finally:
-        ray.shutdown()
+        _leave_ray()
         shutil.rmtree(scratch, ignore_errors=True)
         # Tune leaves its own handler behind, which hears nothing any more
         for number, handler in handlers.items():
@@ -174,6 +175,16 @@ def run_trials(
     if brake.error is not None:
         raise brake.error
     return relay.result()
+
+
+def _leave_ray() -> None:
+    """Leave Ray, also when its last words about the workers find no room on the disk."""
+    try:
+        ray.shutdown()
+    except OSError:
+        # it has forgotten them now, and goes on from there
+        with suppress(OSError):
+            ray.shutdown()
 
 
 def _tell_disk_from_bug(error: Exception, scratch: str) -> None:
@@ -193,7 +204,7 @@ def _tell_disk_from_bug(error: Exception, scratch: str) -> None:
     if not no_room:
         raise error
     raise StoreError(
-        f"{scratch}: cannot be written: {no_room[-1].strip()}. Make room on this machine, or name "
+        f"{scratch}: cannot be written: {no_room[0].strip()}. Make room on this machine, or name "
         "another folder by TMPDIR, then run the same command again."
     ) from error
 

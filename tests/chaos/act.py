@@ -323,7 +323,8 @@ class Act:
             self.problems.append(f"status: {last} done in the end, not {num_trials}")
         self.problems += false_answers(polls, facts, self.attempts, num_trials)
         ended = [one for mine in self.attempts.values() for one in mine]
-        # a driver that dies itself soon after has no time to tell why its trial is gone
+        # a driver that ends itself soon after has no time to tell why its trial is gone
+        ends += [(event.at, event.until) for event in self.events if event.kind == "disk full"]
         losses = [event.until for event in self.events if event.kind == "raylet killed"]
         lost = sum(not any(0 <= end - loss < NAMING_S for end, _ in ends) for loss in losses)
         named = sum(one.cause == "node_lost" for one in ended)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ldru_kernels.parallel import chunk_size
 from ldru_study.errors import SpecError
 from ldru_study.spec.study import validate_study
 from ldru_study.spec.trial import TrialConfig, num_chunks_of
@@ -215,3 +216,5 @@ def test_overrides_reach_the_fields_of_an_engine():
 )
 def test_chunks(length, workers, chunks):
     assert num_chunks_of(length, workers) == chunks
+    # specs know no kernels, so the size stands in both
+    assert num_chunks_of(length, workers) == -(-length // chunk_size(length, workers))

@@ -172,3 +172,11 @@ def warn_damage(damage: Sequence[object]) -> None:
     """Name every file of the store that was left out."""
     for item in damage:
         say(f"Warning: {item}")
+
+
+def read_lengths(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read lengths such as 40,80,160; a callback for click."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise click.BadParameter(f"'{value}' is no list of lengths such as 40,80,160.")
+    return tuple(int(part) for part in parts)

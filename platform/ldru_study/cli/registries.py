@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from ldru_study.cli.group import FAILED, StudyGroup, json_option, print_json, print_table
+from ldru_study.cli.group import (
+    FAILED,
+    StudyGroup,
+    json_option,
+    print_json,
+    print_table,
+    read_lengths,
+)
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -55,14 +62,6 @@ def list_models(as_json: bool) -> None:
     print_table(("kind", "fields and defaults", "summary"), rows)
 
 
-def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Read lengths such as 40,80,160."""
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise click.BadParameter(f"'{value}' is no list of lengths such as 40,80,160.")
-    return tuple(int(part) for part in parts)
-
-
 @models.command("show")
 @click.argument("kind")
 @click.option(
@@ -80,7 +79,7 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tupl
 )
 @click.option(
     "--lengths",
-    callback=_numbers,
+    callback=read_lengths,
     default="40,400,4000",
     show_default=True,
     metavar="N,N,...",

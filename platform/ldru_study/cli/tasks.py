@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldru_study.cli.group import FAILED, StudyGroup, console, json_option, print_json, print_table
+from ldru_study.cli.group import (
+    FAILED,
+    StudyGroup,
+    console,
+    json_option,
+    print_json,
+    print_table,
+    read_lengths,
+)
 
 if TYPE_CHECKING:
     from ldru_study.tasks.samplers import Sampling
@@ -19,14 +27,6 @@ _LENGTHS = (10, 40, 41, 80, 400)
 # tokens of the strings that are shown
 _DRAWN_LENGTH, _NUM_DRAWN = 16, 4
 _MOST_CLASSES = 12
-
-
-def _numbers(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Read lengths such as 40,80,160."""
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
-        raise click.BadParameter(f"'{value}' is no list of lengths such as 40,80,160.")
-    return tuple(int(part) for part in parts)
 
 
 @click.group(cls=StudyGroup)
@@ -84,7 +84,7 @@ def _algebra(task: Task) -> dict[str, Any] | None:
 @click.argument("task")
 @click.option(
     "--lengths",
-    callback=_numbers,
+    callback=read_lengths,
     default=",".join(map(str, _LENGTHS)),
     show_default=True,
     metavar="N,N,...",

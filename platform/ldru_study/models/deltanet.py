@@ -11,35 +11,21 @@ from torch.nn import functional as F
 
 from ldru_study.models.layers import (
     Affine,
+    BlockStack,
     FeedForward,
     ShortConvolution,
-    last_states,
-    truncated_normal,
     variance_scaling,
 )
 from ldru_study.models.recurrences import delta_rule
 from ldru_study.spec.linear_recurrences import TAPS, DeltaNetConfig
 
 
-class DeltaNet(nn.Module):
+class DeltaNet(BlockStack):
     """Embedding, pre-norm blocks of recurrence and FFN, norm, affine readout of the last state."""
 
     def __init__(self, config: DeltaNetConfig, num_symbols: int, num_classes: int) -> None:
-        super().__init__()
-        width = config.width
-        self.embedding = nn.Embedding(num_symbols, width)
-        self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=1))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.classifier = Affine(width, num_classes)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Return logits [B, C]; see `ldru_study.models`."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.classifier(self.norm(last_states(x, lengths)))
-        return logits
+        blocks = (_Block(config) for _ in range(config.layers))
+        super().__init__(config.width, num_symbols, num_classes, blocks, is_normed=True)
 
 
 class _Block(nn.Module):

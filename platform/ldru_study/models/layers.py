@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -78,3 +79,39 @@ class ShortConvolution(nn.Module):
 def last_states(states: Tensor, lengths: Tensor) -> Tensor:
     """Return the state of every string's last token, [B, E] of [B, T, E]."""
     return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
+class BlockStack(nn.Module):
+    """Embedding of unit variance, blocks over all places, affine readout of the last state.
+
+    Args:
+        width: E.
+        num_symbols: V.
+        num_classes: C.
+        blocks: [B, T, E] to the same; made here one by one, after the embedding has its weights.
+        is_normed: a LayerNorm stands before the readout.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_symbols: int,
+        num_classes: int,
+        blocks: Iterable[nn.Module],
+        *,
+        is_normed: bool,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_symbols, width)
+        self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=1))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width) if is_normed else nn.Identity()
+        self.classifier = Affine(width, num_classes)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Return logits [B, C]; see `ldru_study.models`."""
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.classifier(self.norm(last_states(x, lengths)))
+        return logits

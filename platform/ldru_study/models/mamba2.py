@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldru_study.models.layers import (
-    Affine,
+    BlockStack,
     ShortConvolution,
-    last_states,
-    truncated_normal,
     variance_scaling,
 )
 from ldru_study.models.recurrences import selective_scan
@@ -27,25 +25,12 @@ _SMALLEST_STEP, _LARGEST_STEP = 1e-3, 0.1
 _LARGEST_RATE = 16.0
 
 
-class Mamba2(nn.Module):
+class Mamba2(BlockStack):
     """Embedding, pre-norm blocks, norm, affine readout of the last state."""
 
     def __init__(self, config: Mamba2Config, num_symbols: int, num_classes: int) -> None:
-        super().__init__()
-        width = config.width
-        self.embedding = nn.Embedding(num_symbols, width)
-        self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=1))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.classifier = Affine(width, num_classes)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Return logits [B, C]; see `ldru_study.models`."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.classifier(self.norm(last_states(x, lengths)))
-        return logits
+        blocks = (_Block(config) for _ in range(config.layers))
+        super().__init__(config.width, num_symbols, num_classes, blocks, is_normed=True)
 
 
 class _Block(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldru_study.models.layers import Affine, last_states, truncated_normal, variance_scaling
+from ldru_study.models.layers import BlockStack, truncated_normal, variance_scaling
 from ldru_study.models.recurrences import diagonal_scan, in_float32
 from ldru_study.spec.linear_recurrences import S5Config
 
@@ -21,23 +21,12 @@ from ldru_study.spec.linear_recurrences import S5Config
 _SMALLEST_STEP, _LARGEST_STEP = 1e-3, 0.1
 
 
-class S5(nn.Module):
+class S5(BlockStack):
     """Embedding, blocks, affine readout of the last state."""
 
     def __init__(self, config: S5Config, num_symbols: int, num_classes: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(num_symbols, config.width)
-        self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, config.width, std=1))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.classifier = Affine(config.width, num_classes)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Return logits [B, C]; see `ldru_study.models`."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.classifier(last_states(x, lengths))
-        return logits
+        blocks = (_Block(config) for _ in range(config.layers))
+        super().__init__(config.width, num_symbols, num_classes, blocks, is_normed=False)
 
 
 class _Block(nn.Module):

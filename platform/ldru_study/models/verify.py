@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ldru_study.errors import NotFoundError, StudyError, did_you_mean, unknown_name
+from ldru_study.errors import StudyError, did_you_mean, unknown_name
 from ldru_study.models.registry import build_model
+from ldru_study.npz_file import read_npz
 from ldru_study.spec.model import LdruConfig, Operator
 
 TOLERANCE = 1e-4
@@ -82,7 +82,7 @@ def verify_ldru(path: Path) -> tuple[Comparison, ...]:
         StudyError: it is no such file; the message names the key that is odd or missing.
     """
     found = []
-    for operator, given in _sorted_out(path, _load(path)).items():
+    for operator, given in _sorted_out(path, read_npz(path)).items():
         where = f"{path}: '{operator}"
         model = _model(where, operator, given.parameters)
         if not given.lengths:
@@ -95,22 +95,6 @@ def verify_ldru(path: Path) -> tuple[Comparison, ...]:
             _check(f"{where}/L{length}", length, arrays, model)
             found.append(_compare(operator, length, arrays, model))
     return tuple(found)
-
-
-def _load(path: Path) -> dict[str, Array]:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise StudyError(f"{path}: holds one array without a name. Save with numpy.savez.")
-        with file:
-            arrays = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file. Give the path of an .npz file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StudyError(f"{path}: not read as an .npz of plain arrays: {error}") from None
-    if not arrays:
-        raise StudyError(f"{path}: holds no arrays. Nothing would be compared.")
-    return arrays
 
 
 def _sorted_out(path: Path, arrays: Mapping[str, Array]) -> dict[str, _Given]:

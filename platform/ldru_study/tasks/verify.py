@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ldru_study.errors import NotFoundError, StudyError, did_you_mean
+from ldru_study.errors import StudyError, did_you_mean
+from ldru_study.npz_file import read_npz
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.task import Task
 
@@ -56,7 +56,7 @@ def verify_labels(path: Path) -> tuple[Comparison, ...]:
         StudyError: it is no such file; the message names the key that is odd.
         UnknownNameError: a task is unknown.
     """
-    arrays = _load(path)
+    arrays = read_npz(path)
     pairs: dict[str, str] = {}
     for key in arrays:
         match = _KEY.fullmatch(key)
@@ -76,22 +76,6 @@ def verify_labels(path: Path) -> tuple[Comparison, ...]:
                 )
         found.append(_compare(path, key, find_task(name), arrays[f"{key}|x"], arrays[f"{key}|y"]))
     return tuple(found)
-
-
-def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise StudyError(f"{path}: holds one array without a name. Save with numpy.savez.")
-        with file:
-            arrays = {key: file[key] for key in file.files}
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file. Give the path of an .npz file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StudyError(f"{path}: not read as an .npz of plain arrays: {error}") from None
-    if not arrays:
-        raise StudyError(f"{path}: holds no arrays. Nothing would be compared.")
-    return arrays
 
 
 def _compare(

@@ -6,7 +6,7 @@ and the weights they take; `parallel` has the ops for several workers. What the 
 """
 
 from ldru_kernels.levels import LONE_NODE_RULES
-from ldru_kernels.memory import keep_freed_memory
+from ldru_kernels.memory import give_back_freed_memory, keep_freed_memory
 from ldru_kernels.norms import LevelNorms, level_norms
 from ldru_kernels.prefix_scan import StreamingScan, prefix_scan
 from ldru_kernels.reference import feed_forward, parent_states
@@ -42,6 +42,7 @@ __all__ = [
     "StreamingReduction",
     "StreamingScan",
     "feed_forward",
+    "give_back_freed_memory",
     "keep_freed_memory",
     "level_norms",
     "parent_states",

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process that asks for it."""
+"""Freed memory stays with the process that asks for it, and goes when it says so."""
 
 from __future__ import annotations
 
@@ -38,3 +38,34 @@ def test_a_second_step_finds_the_pages_of_the_first():
     num_pages = 4 * 2**26 // 4096
     assert faults("keeps") < num_pages / 20
     assert faults("gives back") > num_pages / 20
+
+
+CRUMBS = """
+import resource, sys
+from pathlib import Path
+import torch
+from ldru_kernels import give_back_freed_memory, keep_freed_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+keep_freed_memory()
+before = held()
+# every second piece stays, so that the heap cannot shrink from its top
+pieces = [torch.ones(2**20) for _ in range(64)]
+pieces = pieces[1::2]
+crumbled = held()
+if sys.argv[1] == "gives back":
+    assert give_back_freed_memory()
+print((held() - before) / (crumbled - before))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it speaks to glibc")
+def test_crumbs_between_what_is_held_are_given_back():
+    def share_held(how):
+        command = [sys.executable, "-c", CRUMBS, how]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert share_held("keeps") > 0.9
+    assert share_held("gives back") < 0.6

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldru_kernels import give_back_freed_memory
 from ldru_study.models.registry import (
     associativity_defect,
     associativity_penalty,
@@ -37,6 +38,8 @@ from ldru_study.training.ranks import arrange
 _LARGEST_SEED = 2**63
 # as many tell how large states and gradients are
 _NUM_NORM_STRINGS = 64
+# a hundredth of the time of small steps at most, a hundred megabytes of crumbs in between
+_STEPS_BETWEEN_TRIMS = 128
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Training:
             raise self._diverged(f"loss {loss}, gradient norm {norm}")
         self.step, self.last = self.step + 1, StepResult(loss, norm, rate)
         self.is_moving = False
+        if self.step % _STEPS_BETWEEN_TRIMS == 0 and self.device.type == "cpu":
+            give_back_freed_memory()
         return self.last
 
     def _diverged(self, found: str) -> DivergedError:

@@ -16,8 +16,9 @@ def keep_freed_memory() -> bool:
     A step on a CPU takes and frees the same megabytes as the one before. glibc gives them back to
     the kernel in between, or not, by thresholds that follow the history of the process, and then
     the next step faults every page in again: up to a quarter of its time. From now on they stay.
-    Where steps differ in their sizes the pieces crumble, and the process grows by up to a megabyte a
-    step: see `give_back_freed_memory`. It concerns the whole process, and so no op does it unasked.
+    Where steps differ in their sizes the pieces crumble, and the process grows by up to a
+    megabyte a step: see `give_back_freed_memory`. It concerns the whole process, and so no op
+    does it unasked.
 
     Returns:
         Whether this C library can be told so; glibc can.
@@ -31,8 +32,8 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> bool:
     """Give back, once, the freed memory of this process.
 
-    Now and then, in place of the thresholds that `keep_freed_memory` has lifted: 5 to 10 ms, and the
-    next step faults its pages in again.
+    Now and then, in place of the thresholds that `keep_freed_memory` has lifted: 5 to 10 ms, and
+    the next step faults its pages in again.
 
     Returns:
         Whether this C library can do so; glibc can.

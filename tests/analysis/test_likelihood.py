@@ -1,6 +1,8 @@
-"""The likelihood against scipy's beta-binomial, and its gradient against differences."""
+"""The likelihood against scipy's beta-binomial, and its derivatives against differences."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from ldru_study.analysis.curves import (
     Anchor,
     Cells,
     binomial_coefficients,
-    gradient,
+    derivatives,
     log_likelihood,
 )
 
@@ -53,12 +55,28 @@ def test_the_likelihood_is_the_beta_binomial(cells, form):
 
 @pytest.mark.parametrize("form", ["weibull", "logistic"])
 @pytest.mark.parametrize("level", [None, 0.5])
-def test_the_gradient_is_the_slope(cells, form, level):
+def test_the_derivatives_are_the_slopes(cells, form, level):
     anchor, at, width = Anchor(level, np.full(ROWS, 0.2), form), parameters(), 1e-6
     steps = width * np.eye(4)[:, None]
     rise = log_likelihood(at + steps, cells, anchor) - log_likelihood(at - steps, cells, anchor)
-    found = gradient(at, cells, anchor)
-    np.testing.assert_allclose(found, rise.T / (2 * width), rtol=1e-4, atol=1e-3)
+    gradient, hessian = derivatives(at, cells, anchor)
+    np.testing.assert_allclose(gradient, rise.T / (2 * width), rtol=1e-4, atol=1e-3)
+    rise = derivatives(at + steps, cells, anchor)[0] - derivatives(at - steps, cells, anchor)[0]
+    np.testing.assert_allclose(hessian, rise.swapaxes(0, 1) / (2 * width), rtol=1e-5, atol=1e-2)
+
+
+def test_equal_numbers_of_strings_count_as_different_ones(cells):
+    """Where all lengths have as many strings, their common term is taken once."""
+    at, anchor = parameters(), Anchor(None, np.zeros(ROWS))
+    total = np.where(cells.num_total > 0, 512.0, 0.0)
+    alike = replace(cells, num_total=total, num_correct=np.minimum(cells.num_correct, total))
+    # a length with one string more in the last row makes every row a general one
+    odd = replace(
+        alike, num_total=total + (np.arange(ROWS) == ROWS - 1)[:, None] * np.eye(LENGTHS)[0]
+    )
+    for function in (log_likelihood, lambda *a: derivatives(*a)[0], lambda *a: derivatives(*a)[1]):
+        found, wanted = (function(at, x, anchor)[:-1] for x in (alike, odd))
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", ["weibull", "logistic"])
@@ -72,7 +90,8 @@ def test_an_anchor_is_where_the_excess_is_its_level(form):
 
 def test_rows_in_blocks_are_rows_at_once(cells, monkeypatch):
     at, anchor = parameters(), Anchor(0.5, np.full(ROWS, 0.2))
-    whole = log_likelihood(at, cells, anchor), gradient(np.stack([at] * 3), cells, anchor)
+    whole = log_likelihood(at, cells, anchor), derivatives(np.stack([at] * 3), cells, anchor)
     monkeypatch.setattr(curves, "_BLOCK", 1)
     np.testing.assert_array_equal(log_likelihood(at, cells, anchor), whole[0])
-    np.testing.assert_array_equal(gradient(np.stack([at] * 3), cells, anchor), whole[1])
+    for found, wanted in zip(derivatives(np.stack([at] * 3), cells, anchor), whole[1], strict=True):
+        np.testing.assert_array_equal(found, wanted)

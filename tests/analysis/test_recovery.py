@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from tests.analysis.simulate import curve, truth
 
-from ldru_study.analysis.curves import survival
+from ldru_study.analysis.curves import Anchor, Cells, survival
 from ldru_study.analysis.failure import sharpness
-from ldru_study.analysis.fits import fit_curve, fit_curves, fit_pooled
+from ldru_study.analysis.fits import (
+    LAPSE_MIN,
+    bounds,
+    fit_curve,
+    fit_curves,
+    fit_pooled,
+    maximise,
+)
 from ldru_study.analysis.judge import judge_curves
 
 SEED = 20260
@@ -120,3 +127,15 @@ def test_sharpness_is_the_ratio_of_multiples():
         assert sharpness(beta) == pytest.approx(m10 / m90)
         assert survival(np.array([m90, m10]), 1.0, beta) == pytest.approx([0.9, 0.1])
     assert sharpness(4.45) == pytest.approx(2.0, abs=0.001)
+
+
+def test_a_climb_leaves_a_lapse_of_nothing():
+    """The likelihood's slope by a root is 0 at 0, however much a lapse would explain."""
+    rng = np.random.default_rng(SEED)
+    cells = Cells.stack([[curve(rng, half=8.0, beta=3.0, lapse=0.05, chance=0.2)]] * 2)
+    start = np.log([[8.0, 3.0, 1.0, 1.0]] * 2)
+    start[:, 2:] = [[np.sqrt(LAPSE_MIN), 1e-3], [0.2, 0.1]]
+    anchor = Anchor(None, np.zeros(2))
+    best, value = maximise(start, cells, anchor, bounds(cells, "weibull"), tolerance=1e-3)
+    assert value[0] == pytest.approx(value[1], abs=0.01)
+    np.testing.assert_allclose(best[:, 2] ** 2, 0.05, atol=0.015)

@@ -17,6 +17,7 @@ from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.counts import Floats, LengthCurve
 from ldru_study.analysis.curves import (
     BETA,
+    FAMILIES,
     LAPSE,
     RHO,
     SCALE,
@@ -91,11 +92,27 @@ class JointVerdict:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """The fits of one cell.
+    """A cell, and how well each family can explain it at best.
 
     Args:
         curves: its seeds, on informative lengths.
-        bic: of each family.
+        bic: of each family; no more than it, where the cell surely holds.
+    """
+
+    curves: tuple[LengthCurve, ...]
+    bic: Mapping[Family, float]
+
+    @property
+    def last(self) -> float:
+        """The longest multiple."""
+        return max(float(curve.multiples[-1]) for curve in self.curves)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted(_Subject):
+    """The fits of a cell that may fail.
+
+    Args:
         logistic_bic: of the logistic form, which has a say in the numbers and none in the kind.
         members: numbers of the candidates of each failing family and of the logistic form.
         best: number of the best candidate of each.
@@ -108,8 +125,6 @@ class _Subject:
         lapse_slopes: change of a half multiple's logarithm with it, mean over the seeds, [J].
     """
 
-    curves: tuple[LengthCurve, ...]
-    bic: Mapping[Family, float]
     logistic_bic: float
     members: Mapping[Family | Form, Sequence[int]]
     best: Mapping[Family | Form, int]
@@ -120,11 +135,6 @@ class _Subject:
     seeds: Floats
     lapse_errors: Floats
     lapse_slopes: Floats
-
-    @property
-    def last(self) -> float:
-        """The longest multiple."""
-        return max(float(curve.multiples[-1]) for curve in self.curves)
 
 
 def judge_jointly(
@@ -215,19 +225,48 @@ def _fit(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings) -> 
 def _fit_part(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings) -> list[_Subject]:
     whole, cells = Cells.stack(groups), stack_seeds(groups)
     held, held_value = optimise(whole, "holds")
+    held_value -= held[:, LAPSE] ** 2 / LAPSE_MEAN
     weibull, gradual = fit_jointly(cells, "weibull"), fit_jointly(cells, "gradual")
+    subjects: list[_Subject] = []
+    for curves, *values in zip(groups, held_value, gradual.value, weibull.value, strict=True):
+        # with the half multiples integrated out no shape reaches the value of its best ones
+        bic = _bics(dict(zip(FAMILIES, values, strict=True)), curves)
+        subjects.append(_Subject(tuple(curves), bic))
+    asked = np.array([n for n, one in enumerate(subjects) if not _surely_holds(one)], dtype=np.intp)
+    if len(asked):
+        some = [groups[n] for n in asked]
+        fits = _shapes(weibull.take(asked), gradual.take(asked), cells.take(asked), settings)
+        found = profile_medians(fits, cells.take(asked))
+        for row, n in enumerate(asked):
+            subjects[n] = _subject(row, some[row], fits, found, held_value[n])
+    return subjects
+
+
+def _shapes(
+    weibull: JointFits, gradual: JointFits, cells: Cells, settings: VerdictSettings
+) -> list[JointFits]:
+    """Return every candidate for the shape of each cell; the last is M1."""
     cut = log_span() / np.log(settings.sharp_ratio)
     betas = _less_steep(weibull, cells, cut)
     logistic = refit_as(weibull, cells, "logistic")
     # the Weibull form has the widest candidates already
     others = _less_steep(logistic, cells, cut)[1:3]
-    fits = [
+    return [
         *(weibull, *(refit_with(weibull, cells, beta) for beta in betas)),
         *(logistic, *(refit_with(logistic, cells, beta) for beta in others)),
         gradual,
     ]
-    found = profile_medians(fits, cells)
-    return [_subject(row, groups[row], fits, found, (held, held_value)) for row in range(len(held))]
+
+
+def _surely_holds(subject: _Subject) -> bool:
+    """Whether "holds" is ahead of whatever fails, by more than is close."""
+    failing = min(bic for family, bic in subject.bic.items() if family != "holds")
+    return failing - subject.bic["holds"] >= _CLOSE
+
+
+def _bics(values: Mapping[Family, float], curves: Sequence[LengthCurve]) -> dict[Family, float]:
+    log_n = np.log(sum(len(curve.lengths) for curve in curves))
+    return {f: float(-2 * values[f] + k * log_n) for f, k in _NUM_PARAMETERS.items()}
 
 
 def _subject(
@@ -235,8 +274,8 @@ def _subject(
     curves: Sequence[LengthCurve],
     fits: Sequence[JointFits],
     found: Sequence[Thresholds],
-    held: tuple[Floats, Floats],
-) -> _Subject:
+    held_value: float,
+) -> _Fitted:
     parameters = np.stack([fit.parameters[row, : len(curves)] for fit in fits])
     values = np.stack([one.log_likelihood[row] for one in found])
     values -= parameters[:, :1, LAPSE] ** 2 / LAPSE_MEAN
@@ -249,13 +288,11 @@ def _subject(
         "logistic": [n for n, fit in enumerate(fits) if fit.form == "logistic"],
     }
     best = {name: rows[int(peaks[rows].argmax())] for name, rows in members.items()}
-    highest: dict[Family | Form, float] = {name: float(peaks[n]) for name, n in best.items()}
-    highest["holds"] = float(held[1][row] - held[0][row, LAPSE] ** 2 / LAPSE_MEAN)
-    log_n = np.log(sum(len(curve.lengths) for curve in curves))
-    return _Subject(
+    highest: dict[Family, float] = {"holds": held_value, "gradual": peaks[best["gradual"]]}
+    return _Fitted(
         curves=tuple(curves),
-        bic={f: -2 * highest[f] + k * float(log_n) for f, k in _NUM_PARAMETERS.items()},
-        logistic_bic=-2 * highest["logistic"] + _NUM_PARAMETERS["weibull"] * float(log_n),
+        bic=_bics({**highest, "weibull": peaks[best["weibull"]]}, curves),
+        logistic_bic=_bics({**highest, "weibull": peaks[best["logistic"]]}, curves)["weibull"],
         members=members,
         best=best,
         parameters=parameters,
@@ -293,7 +330,7 @@ def _less_steep(weibull: JointFits, cells: Cells, cut: float) -> list[Floats]:
     ]
 
 
-def _name(subject: _Subject, family: Family, settings: VerdictSettings) -> Kind:
+def _name(subject: _Fitted, family: Family, settings: VerdictSettings) -> Kind:
     """Say what a family's optimum would be called: a slope that costs nothing is no failure."""
     if family == "holds":
         return "holds"
@@ -311,7 +348,7 @@ def _other_kinds(subject: _Subject, settings: VerdictSettings) -> dict[int, Kind
     Such a seed is no far tail of the seeds that fail: it would only widen their distribution.
     """
     family = min(subject.bic, key=lambda name: subject.bic[name])
-    if _name(subject, family, settings) == "holds":
+    if not isinstance(subject, _Fitted) or _name(subject, family, settings) == "holds":
         return {}
     parameters = subject.parameters[subject.best[family]]
     halves, beta = np.exp(parameters[:, SCALE]), float(np.exp(parameters[0, BETA]))
@@ -383,6 +420,9 @@ def _majority(subject: _Subject, others: Mapping[int, Kind]) -> JointVerdict | N
 def _decide(subject: _Subject, settings: VerdictSettings, levels: Sequence[float]) -> JointVerdict:
     order = sorted(subject.bic, key=lambda name: subject.bic[name])
     family = order[0]
+    if not isinstance(subject, _Fitted):
+        beyond = Estimate(None, subject.last, None)
+        return JointVerdict("holds", f"no failure up to {times(subject.last)}", beyond)
     named = {name: _name(subject, name, settings) for name in order}
     kind = named[family]
     rival = next((name for name in order if named[name] != kind), None)
@@ -414,7 +454,7 @@ def _decide(subject: _Subject, settings: VerdictSettings, levels: Sequence[float
 
 
 def _multiple(
-    subject: _Subject, family: Family, level: float | None, settings: VerdictSettings
+    subject: _Fitted, family: Family, level: float | None, settings: VerdictSettings
 ) -> Estimate:
     """Return where the median seed's S is 1/2, or where its excess over chance is ``level``.
 
@@ -440,7 +480,7 @@ def _multiple(
             form: Form = "logistic" if row in logistic else "weibull"
             at, half = (Anchor(x, np.array(chance), form) for x in (level, None))
             steepness = at.steepness * np.exp(subject.parameters[row, 0, BETA])
-            log_g, by_lapse = at.log_g(lapses[row])
+            log_g, by_lapse, _ = at.log_g(lapses[row])
             shifts[row] = (log_g - half.log_g(lapses[row])[0]) / steepness
             slopes[row] += 2 * np.sqrt(lapses[row]) * by_lapse / steepness
     mu = subject.mu + shifts[n]
@@ -479,7 +519,7 @@ def _root_deviance(values: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(2 * (values.max() - values), 0.0)))
 
 
-def _chance_at_failure(subject: _Subject) -> float:
+def _chance_at_failure(subject: _Fitted) -> float:
     """Return the chance at the length nearest to the median half multiple."""
     mu = subject.mu[subject.values.max(0).argmax()]
     curve = subject.curves[0]

@@ -23,7 +23,7 @@ from ldru_study.analysis.curves import (
     Cells,
     Family,
     binomial_coefficients,
-    gradient,
+    derivatives,
     log_likelihood,
 )
 
@@ -35,6 +35,8 @@ RHO_RANGE = (1e-6, 0.3)
 _NEVER = 60.0
 _START_BETAS = (1.0, 3.0, 10.0, 60.0)
 _START_RHO = 0.01
+# a climb starts with roots of lapse and rho no smaller than this
+_LEAST_ROOT = 0.05
 _SHORTER_STEPS = np.array([0.3, 0.05, 0.003])[:, None, None]
 _MAX_ITERATIONS = 60
 
@@ -143,23 +145,30 @@ def maximise(
     Returns:
         The parameters [R, 4] and their log likelihoods [R].
     """
-    best = np.clip(start, *limits)
+    best = np.clip(lift(start), *limits)
     value = log_likelihood(best, cells, anchor)
     rows = np.arange(len(best))
     for _ in range(_MAX_ITERATIONS):
-        part, local = cells.take(rows), Anchor(anchor.level, anchor.chance[rows])
+        part, local = cells.take(rows), anchor.take(rows)
         lower, upper = limits[0][rows], limits[1][rows]
-        step = _newton_step(best[rows], part, local, (lower, upper))
+        step, promised = _newton_step(best[rows], part, local, (lower, upper))
         tried = np.clip(best[rows] + step, lower, upper)
+        # a step that promises nothing is the last one, and its promise is kept
+        last = promised <= tolerance
+        best[rows[last]] = tried[last]
+        value[rows[last]] += promised[last]
+        going = np.flatnonzero(~last)
+        if not len(going):
+            break
+        rows, part, local = rows[going], part.take(going), local.take(going)
+        lower, upper, step, tried = lower[going], upper[going], step[going], tried[going]
         gain = log_likelihood(tried, part, local) - value[rows]
         poor = np.flatnonzero(gain <= tolerance)
         if len(poor):
             shorter = np.clip(
                 best[rows[poor]] + _SHORTER_STEPS * step[poor], lower[poor], upper[poor]
             )
-            values = log_likelihood(
-                shorter, part.take(poor), Anchor(anchor.level, local.chance[poor])
-            )
+            values = log_likelihood(shorter, part.take(poor), local.take(poor))
             gains, chosen = values.max(0) - value[rows[poor]], values.argmax(0)
             longer = gains > gain[poor]
             tried[poor[longer]] = shorter[chosen[longer], np.flatnonzero(longer)]
@@ -173,28 +182,31 @@ def maximise(
     return best, value
 
 
-def _newton_step(at: Floats, cells: Cells, anchor: Anchor, limits: tuple[Floats, Floats]) -> Floats:
-    """Return one damped Newton step for each row, [R, 4]; at most 3 long."""
+def lift(start: Floats) -> Floats:
+    """Return ``start`` with lapse and rho off 0, where the root's slope is 0 whatever it gains."""
+    lifted = start.copy()
+    lifted[..., [LAPSE, RHO]] = np.maximum(start[..., [LAPSE, RHO]], _LEAST_ROOT)
+    return lifted
+
+
+def _newton_step(
+    at: Floats, cells: Cells, anchor: Anchor, limits: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
+    """Return one damped Newton step for each row, [R, 4], and the gain it promises, [R].
+
+    A step is at most 3 long.
+    """
     lower, upper = limits
-    width = 1e-5
-    # the Hessian by one-sided differences of the gradient, turned inwards at the upper bounds;
-    # what every row holds needs none
-    signs = np.where(at + width > upper, -1.0, 1.0)
-    free = np.flatnonzero((lower < upper).any(0))
-    offsets = width * signs.T[free, :, None] * np.eye(4)[free, None, :]
-    slopes = gradient(np.concatenate([at[None], at + offsets]), cells, anchor)
-    slope = slopes[0]
-    hessian = np.zeros((len(at), 4, 4))
-    hessian[:, free] = np.moveaxis((slopes[1:] - slope) / (width * signs.T[free, :, None]), 0, 1)
+    slope, hessian = derivatives(at, cells, anchor)
     held = ((at >= upper) & (slope >= 0)) | ((at <= lower) & (slope <= 0)) | (lower == upper)
     slope = np.where(held, 0.0, slope)
     curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, -hessian)
-    curvature = (curvature + curvature.swapaxes(1, 2)) / 2
     eigenvalues, vectors = np.linalg.eigh(curvature)
     along = np.einsum("rij,ri->rj", vectors, slope) / (np.abs(eigenvalues) + 1e-3)
     step = np.einsum("rij,rj->ri", vectors, along)
     longest = np.abs(step).max(1, keepdims=True)
-    return np.asarray(step * np.minimum(1.0, 3.0 / np.maximum(longest, 1e-300)))
+    step *= np.minimum(1.0, 3.0 / np.maximum(longest, 1e-300))
+    return step, np.einsum("ri,ri->r", step, slope) / 2
 
 
 def optimise(cells: Cells, family: Family) -> tuple[Floats, Floats]:

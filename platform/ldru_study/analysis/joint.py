@@ -8,9 +8,10 @@ for a gradual one; fitting every seed alone would ask few counts for four parame
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ldru_study.analysis.counts import Floats, LengthCurve
 from ldru_study.analysis.curves import (
@@ -21,10 +22,10 @@ from ldru_study.analysis.curves import (
     Cells,
     Family,
     Form,
-    gradient,
+    derivatives,
     log_likelihood,
 )
-from ldru_study.analysis.fits import bounds, plateau_error, starts_for
+from ldru_study.analysis.fits import bounds, lift, plateau_error, starts_for
 
 # mean of the exponential prior of the lapse: without lengths on the plateau the counts cannot tell
 # a low plateau from an early failure, and a plateau is more often high. Wichmann and Hill 2001,
@@ -33,7 +34,9 @@ LAPSE_MEAN = 0.05
 _HALF: dict[Form, Anchor] = {
     form: Anchor(None, np.zeros(()), form) for form in ("weibull", "logistic")
 }
-_STEP_SHARES = np.array([1.0, 0.3, 0.05])[:, None, None, None]
+_SHORTER_STEPS = np.array([0.3, 0.05])[:, None, None, None]
+# a step that gains less than this share of its promise has gone too far
+_POOR_SHARE = 0.5
 _LONGEST_STEP = 3.0
 _MAX_ITERATIONS = 40
 _TOLERANCE = 1e-4
@@ -60,6 +63,16 @@ class JointFits:
     covariance: Floats
     slopes: Floats
     form: Form = "weibull"
+
+    def take(self, rows: NDArray[np.intp]) -> JointFits:
+        """Return the fits of the cells ``rows``."""
+        return replace(
+            self,
+            parameters=self.parameters[rows],
+            value=self.value[rows],
+            covariance=self.covariance[rows],
+            slopes=self.slopes[rows],
+        )
 
 
 def stack_seeds(groups: Sequence[Sequence[LengthCurve]]) -> Cells:
@@ -140,18 +153,34 @@ def _maximise(
 ) -> tuple[Floats, Floats]:
     """Climb from every start, [R, S, 4], to a local maximum over the seeds' sum."""
     low, high = limits[0][:, None], limits[1][:, None]
-    best = np.clip(start, low, high)
+    best = np.clip(lift(start), low, high)
     value = _objective(best, cells, anchor)
     rows = np.arange(len(best))
     for _ in range(_MAX_ITERATIONS):
-        part = cells.take(rows)
-        step = _newton_step(best[rows], part, (limits[0][rows], limits[1][rows]), anchor)
-        tried = np.clip(best[rows] + _STEP_SHARES * step, low[rows], high[rows])
-        values = _objective(tried, part, anchor)
-        gain = values.max(0) - value[rows]
-        winners = tried[values.argmax(0), np.arange(len(rows))]
+        part, local = cells.take(rows), (limits[0][rows], limits[1][rows])
+        step, promised = _newton_step(best[rows], part, local, anchor)
+        tried = np.clip(best[rows] + step, low[rows], high[rows])
+        # a step that promises nothing is the last one, and its promise is kept
+        last = promised <= _TOLERANCE
+        best[rows[last]] = tried[last]
+        value[rows[last]] += promised[last]
+        going = np.flatnonzero(~last)
+        if not len(going):
+            break
+        rows, part, step, tried = rows[going], part.take(going), step[going], tried[going]
+        gain = _objective(tried, part, anchor) - value[rows]
+        poor = np.flatnonzero(gain < _POOR_SHARE * promised[going])
+        if len(poor):
+            bad = rows[poor]
+            shorter = np.clip(best[bad] + _SHORTER_STEPS * step[poor], low[bad], high[bad])
+            values = _objective(shorter, part.take(poor), anchor)
+            gains, chosen = values.max(0) - value[bad], values.argmax(0)
+            longer = gains > gain[poor]
+            tried[poor[longer]] = shorter[chosen[longer], np.flatnonzero(longer)]
+            gain[poor] = np.maximum(gain[poor], gains)
         better = gain > 0
-        best[rows[better]], value[rows[better]] = winners[better], values.max(0)[better]
+        best[rows[better]] = tried[better]
+        value[rows[better]] += gain[better]
         rows = rows[gain > _TOLERANCE]
         if not len(rows):
             break
@@ -163,8 +192,10 @@ def _objective(parameters: Floats, cells: Cells, anchor: Anchor) -> Floats:
     return np.asarray(log_likelihood(parameters, cells, anchor).sum(-1) - penalty)
 
 
-def _newton_step(at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor) -> Floats:
-    """Return one damped Newton step of all parameters of each cell, [R, S, 4].
+def _newton_step(
+    at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor: Anchor
+) -> tuple[Floats, Floats]:
+    """Return one damped Newton step of each cell, [R, S, 4], and the gain it promises, [R].
 
     The seeds' own parameters are eliminated one by one (Schur complement), so that the cost grows
     with the number of seeds and not with its cube.
@@ -178,7 +209,8 @@ def _newton_step(at: Floats, cells: Cells, limits: tuple[Floats, Floats], anchor
     step[..., SCALE] = (slope - np.einsum("rsi,ri->rs", cross, shared)) / own
     step[..., SCALE] = np.clip(step[..., SCALE], -_LONGEST_STEP, _LONGEST_STEP)
     step[..., BETA:] = shared[:, None]
-    return step
+    promised = (slope**2 / own).sum(1) + np.einsum("ri,ri->r", shared_slope, shared)
+    return step, promised / 2
 
 
 def _uncertainty(
@@ -203,14 +235,8 @@ def _curvature(
         slope [R, 3] and curvature [R, 3, 3] of the shared parameters with the own ones eliminated.
     """
     lower, upper = limits[0][:, None], limits[1][:, None]
-    width = 1e-5
-    signs = np.where(at + width > upper, -1.0, 1.0)
-    offsets = width * np.moveaxis(signs, -1, 0)[..., None] * np.eye(4)[:, None, None, :]
-    slopes = gradient(np.concatenate([at[None], at + offsets]), cells, anchor)
-    slope = slopes[0]
-    change = (slopes[1:] - slope) / (width * np.moveaxis(signs, -1, 0)[..., None])
-    curvature = -np.moveaxis(change, 0, 2)
-    curvature = (curvature + curvature.swapaxes(2, 3)) / 2
+    slope, hessian = derivatives(at, cells, anchor)
+    curvature = -hessian
     total = slope.copy()
     total[..., BETA:] = slope[..., BETA:].sum(1, keepdims=True)
     total[..., LAPSE] -= 2 * at[..., LAPSE] / LAPSE_MEAN

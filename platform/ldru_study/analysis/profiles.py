@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from ldru_study.analysis.counts import Floats
-from ldru_study.analysis.curves import BETA, LAPSE, NUM_PARAMETERS, RHO, SCALE, Anchor, Cells
+from ldru_study.analysis.curves import (
+    BETA,
+    LAPSE,
+    NUM_PARAMETERS,
+    RHO,
+    SCALE,
+    Anchor,
+    Cells,
+    derivatives,
+)
 from ldru_study.analysis.fits import CurveFit, bounds, maximise
 
 # a top of the profile wider than this (natural logarithm) has no single best value
@@ -16,6 +26,12 @@ _FLAT_WIDTH = 0.1
 _FLAT_DEVIANCE = 0.02
 _NEAR = np.array([-1.2, -0.6, -0.3, -0.15, -0.07, -0.03, 0.0, 0.03, 0.07, 0.15, 0.3, 0.6, 1.2])
 _NUM_SPREAD = 16
+# a root deviance of so many limits does not come down again
+_FAR = 2.0
+# points further apart than this (natural logarithm) are far apart
+_COARSE = 0.1
+# how far the other parameters are taken to change in proportion (natural logarithm)
+_FOLLOWED = 0.3
 # how far past the last length a profile is followed (natural logarithm)
 _BEYOND = 0.7
 
@@ -50,7 +66,7 @@ def profile_intervals(
     """
     spare = np.maximum(cells.num_cells - NUM_PARAMETERS[fits[0].family], 1)
     limits = stdtrit(spare, 0.5 + confidence / 2)
-    points, deviance = _profiles(cells, fits, column, level)
+    points, deviance = _profiles(cells, fits, column, level, limits)
     root = np.sqrt(np.maximum(deviance, 0))
     return [_ends(*row) for row in zip(points, root, limits, strict=True)]
 
@@ -83,40 +99,88 @@ def parameters(fits: Sequence[CurveFit], anchor: Anchor | None = None) -> Floats
         [[np.log(f.half_multiple or 1.0), np.log(f.beta or 1.0), f.lapse, f.rho] for f in fits]
     )
     if anchor is not None:
-        log_g, _ = anchor.log_g(start[:, LAPSE])
+        log_g, *_ = anchor.log_g(start[:, LAPSE])
         start[:, SCALE] += (log_g - np.log(np.log(2))) / np.exp(start[:, BETA])
     start[:, [LAPSE, RHO]] = np.sqrt(start[:, [LAPSE, RHO]])
     return start
 
 
 def _profiles(
-    cells: Cells, fits: Sequence[CurveFit], column: int, level: float | None
+    cells: Cells, fits: Sequence[CurveFit], column: int, level: float | None, limits: Floats
 ) -> tuple[Floats, Floats]:
     """Return the points of each profile and the deviance there, [F, D] each.
 
-    The points are a spread over the identifiable range and a cluster about the maximum; the
-    deviance is twice the loss of log likelihood against the best point.
+    The points are a cluster about the maximum, unless the root deviance is far above its limit [F]
+    at both ends of that a spread over the identifiable range, and two more wherever the limit is
+    crossed between points far apart. The deviance is twice the loss of log likelihood against the
+    best point.
     """
     chance = chance_at_failure(cells, fits)
+    anchor = Anchor(level, chance)
     lower, upper = bounds(cells, fits[0].family)
     if level is not None:
         # the plateau of every candidate must lie above the level
         room = np.sqrt((1 - level) * (1 - chance) * (1 - 1e-6))
         upper[:, LAPSE] = np.minimum(upper[:, LAPSE], room)
-    centre = np.clip(parameters(fits, Anchor(level, chance)), lower, upper)
-    first, last = cells.span
-    edges = (first, last + _BEYOND) if column == SCALE else (lower[:, BETA], upper[:, BETA])
-    spread = edges[0] + (edges[1] - edges[0]) * np.linspace(0, 1, _NUM_SPREAD)[:, None]
-    points = np.concatenate([spread, centre[:, column] + _NEAR[:, None]])
-    points = np.sort(np.clip(points, lower[:, column], upper[:, column]), axis=0).T
+    centre = np.clip(parameters(fits, anchor), lower, upper)
+    # a threshold and its shape go together; how sharp a step is has no say in where it is
+    slopes = _follow(cells, anchor, (lower, upper), centre) if column == SCALE else None
+    low, high = lower[:, [column]], upper[:, [column]]
 
-    rows = np.repeat(np.arange(len(points)), points.shape[1])
-    start, low, high = centre[rows], lower[rows], upper[rows]
-    start[:, column] = low[:, column] = high[:, column] = points.ravel()
-    anchor = Anchor(level, chance[rows])
-    _, flat = maximise(start, cells.take(rows), anchor, (low, high), tolerance=1e-3)
-    value = flat.reshape(points.shape)
+    def evaluate(rows: NDArray[np.intp], points: Floats) -> Floats:
+        each = np.repeat(rows, points.shape[1])
+        start, floor, roof = centre[each], lower[each], upper[each]
+        if slopes is not None:
+            change = points.ravel()[:, None] - start[:, [SCALE]]
+            start += np.clip(slopes[each] * change, -_FOLLOWED, _FOLLOWED)
+        start[:, column] = floor[:, column] = roof[:, column] = points.ravel()
+        _, value = maximise(
+            start, cells.take(each), anchor.take(each), (floor, roof), tolerance=1e-3
+        )
+        return value.reshape(points.shape)
+
+    points = np.clip(centre[:, [column]] + _NEAR, low, high)
+    value = evaluate(np.arange(len(points)), points)
+
+    def add(rows: NDArray[np.intp], more: Floats) -> None:
+        nonlocal points, value
+        # where nothing is added the first point stands for it
+        filled, values = (np.repeat(x[:, :1], more.shape[1], axis=1) for x in (points, value))
+        filled[rows], values[rows] = more, evaluate(rows, more)
+        points, value = np.concatenate([points, filled], 1), np.concatenate([value, values], 1)
+        order = points.argsort(axis=1, kind="stable")
+        points, value = (np.take_along_axis(x, order, 1) for x in (points, value))
+
+    root = _root_deviance(value)
+    wide = np.flatnonzero((root[:, [0, -1]] < _FAR * limits[:, None]).any(1))
+    first, last = cells.span
+    edges = (first, last + _BEYOND) if column == SCALE else (low[:, 0], high[:, 0])
+    whole = edges[0][:, None] + (edges[1] - edges[0])[:, None] * np.linspace(0, 1, _NUM_SPREAD)
+    add(wide, np.clip(whole, low, high)[wide])
+    for side in (-1, 1):
+        inside = _root_deviance(value) <= limits[:, None]
+        edge = inside.argmax(1) if side < 0 else inside.shape[1] - 1 - inside[:, ::-1].argmax(1)
+        outer = np.clip(edge + side, 0, inside.shape[1] - 1)
+        at, beyond = (np.take_along_axis(points, n[:, None], 1) for n in (edge, outer))
+        rows = np.flatnonzero(np.abs(beyond - at)[:, 0] > _COARSE)
+        add(rows, (at + (beyond - at) * np.array([1 / 3, 2 / 3]))[rows])
     return points, 2 * (value.max(1, keepdims=True) - value)
+
+
+def _root_deviance(value: Floats) -> Floats:
+    return np.asarray(np.sqrt(np.maximum(2 * (value.max(1, keepdims=True) - value), 0.0)))
+
+
+def _follow(cells: Cells, anchor: Anchor, limits: tuple[Floats, Floats], centre: Floats) -> Floats:
+    """Return how the optimum of the other parameters changes with the first, [F, 4]."""
+    _, hessian = derivatives(centre, cells, anchor)
+    held = (centre <= limits[0]) | (centre >= limits[1])
+    held[:, SCALE] = True
+    cross = np.where(held, 0.0, hessian[:, SCALE])
+    curvature = np.where(held[:, :, None] | held[:, None, :], 0.0, -hessian)
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    along = np.einsum("rij,ri->rj", vectors, cross) / (np.abs(eigenvalues) + 1e-3)
+    return np.asarray(np.einsum("rij,rj->ri", vectors, along))
 
 
 def _ends(points: Floats, root: Floats, limit: float) -> Ends:

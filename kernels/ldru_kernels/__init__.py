@@ -23,6 +23,7 @@ from ldru_kernels.weights import (
     Mlp,
     Norm,
     Operator,
+    TanhGatedRecursiveCell,
     shapes,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "Operator",
     "StreamingReduction",
     "StreamingScan",
+    "TanhGatedRecursiveCell",
     "feed_forward",
     "keep_freed_memory",
     "level_norms",

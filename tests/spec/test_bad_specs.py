@@ -248,6 +248,12 @@ CASES = {
             "train (line 8): the axis grid.train overrules it in every cell, with [(steps=5), (steps=6)]. Drop one of the two, or change the axis: --set 'grid.train=[{steps: 100, max_length: 20}]'.",
         ],
     ),
+    "gelu of an operator without": (
+        GOOD.replace("operator: mlp", "operator: mlp, gelu: tanh"),
+        [
+            "grid.model[0] (line 5): gelu 'tanh': operator mlp has none. Leave it out, or use operator grc."
+        ],
+    ),
     "override unmatched": (
         GOOD + "overrides: [{when: {model.kind: rnn}, set: {train.steps: 5}}]\n",
         ["overrides[0].when (line 9): matches no cell of the grid. Mend or drop it."],

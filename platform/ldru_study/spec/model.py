@@ -34,6 +34,7 @@ from ldru_study.spec.sizes import (
 )
 
 Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
+Gelu = Literal["exact", "tanh"]
 LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
 Positions = Literal["alibi", "none", "relative", "rope", "sinusoidal"]
 
@@ -49,6 +50,9 @@ class LdruConfig(WidthBase):
 
     kind: Literal["ldru"]
     operator: Operator = Field("mlp", description="the learned binary operator")
+    gelu: Gelu = Field(
+        "exact", description="form of the gelu in operator grc: exact, torch's; tanh, JAX's default"
+    )
     lone_node: LoneNode = Field(
         "zero_left", description="what becomes of the last node of a level with an odd count"
     )
@@ -62,6 +66,15 @@ class LdruConfig(WidthBase):
     random_brackets: bool = Field(
         False, description="in training, pairs begin at the first or second node of a level"
     )
+
+    @model_validator(mode="after")
+    def _gelu_is_used(self) -> Self:
+        if self.gelu != "exact" and self.operator != "grc":
+            raise ValueError(
+                f"gelu '{self.gelu}': operator {self.operator} has none. Leave it out, or use "
+                "operator grc"
+            )
+        return self
 
     @model_validator(mode="after")
     def _brackets_can_be_random(self) -> Self:

@@ -23,6 +23,7 @@ from ldru_kernels.weights import (
     Mlp,
     Norm,
     Operator,
+    TanhGatedRecursiveCell,
     shapes,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "Operator",
     "StreamingReduction",
     "StreamingScan",
+    "TanhGatedRecursiveCell",
     "feed_forward",
     "give_back_freed_memory",
     "keep_freed_memory",

@@ -9,6 +9,7 @@ on its way and its backward pass needs, "scratch" the gradients on the way back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -70,9 +71,9 @@ def _mlp_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
     p.back(x["d_first"], w["w1"], out).addcmul_(d_values, x["gates"])
 
 
-def _grc(x: Rows, w: Weights, p: Products) -> None:
+def _grc(x: Rows, w: Weights, p: Products, *, gelu: str) -> None:
     p.affine(x["pairs"], w["w1"], w["b1"], x["first"])
-    p.affine(F.gelu(x["first"]), w["w2"], w["b2"], x["cell"])
+    p.affine(F.gelu(x["first"], approximate=gelu), w["w2"], w["b2"], x["cell"])
     left, right = x["pairs"].chunk(2, dim=-1)
     keep_left, keep_right, write, content = x["cell"].chunk(4, dim=-1)
     total = torch.mul(keep_left.sigmoid(), left, out=x["total"])
@@ -81,12 +82,12 @@ def _grc(x: Rows, w: Weights, p: Products) -> None:
     torch.addcmul(w["norm_bias"], normed, w["norm_weight"], out=x["merged"])
 
 
-def _grc_prepare(x: Rows) -> None:
-    x["active"] = F.gelu(x["first"])
+def _grc_prepare(x: Rows, *, gelu: str) -> None:
+    x["active"] = F.gelu(x["first"], approximate=gelu)
     _prepare_norm(x, "total")
 
 
-def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor, *, gelu: str) -> None:
     d_total = _norm_backward(x, "total", x["d_merged"], w["norm_weight"])
     left, right = x["pairs"].chunk(2, dim=-1)
     *gates, content = x["cell"].chunk(4, dim=-1)
@@ -97,7 +98,9 @@ def _grc_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
     ]
     torch.cat([*d_gates, d_total * opened[2]], dim=-1, out=x["d_cell"])
     d_active = p.back(x["d_cell"], w["w2"], x["d_first"])
-    torch.ops.aten.gelu_backward.grad_input(d_active, x["first"], grad_input=d_active)
+    torch.ops.aten.gelu_backward.grad_input(
+        d_active, x["first"], approximate=gelu, grad_input=d_active
+    )
     d_pairs = p.back(x["d_first"], w["w1"], out)
     d_pairs += torch.cat([d_total * opened[0], d_total * opened[1]], dim=-1)
 
@@ -137,6 +140,22 @@ def _elementwise_sum_backward(x: Rows, w: Weights, p: Products, out: Tensor) -> 
     out.copy_(torch.cat([x["d_merged"], x["d_merged"]], dim=-1))
 
 
+def _grc_operator(gelu: str) -> Operator:
+    """Return the cell with one of the forms that torch knows gelu in."""
+    return Operator(
+        hidden={"first": 4, "cell": 4, "total": 1, "merged": 1},
+        scratch={"d_first": 4, "d_cell": 4},
+        affine=(
+            Affine("w1", "b1", "pairs", "d_first"),
+            Affine("w2", "b2", "active", "d_cell"),
+        ),
+        sums={"norm_weight": ("d_merged", "normed total"), "norm_bias": ("d_merged",)},
+        forward=partial(_grc, gelu=gelu),
+        prepare=partial(_grc_prepare, gelu=gelu),
+        backward=partial(_grc_backward, gelu=gelu),
+    )
+
+
 OPERATORS = {
     "elementwise_sum": Operator(
         hidden={"merged": 1},
@@ -156,18 +175,8 @@ OPERATORS = {
         prepare=_nothing_to_prepare,
         backward=_gated_sum_backward,
     ),
-    "grc": Operator(
-        hidden={"first": 4, "cell": 4, "total": 1, "merged": 1},
-        scratch={"d_first": 4, "d_cell": 4},
-        affine=(
-            Affine("w1", "b1", "pairs", "d_first"),
-            Affine("w2", "b2", "active", "d_cell"),
-        ),
-        sums={"norm_weight": ("d_merged", "normed total"), "norm_bias": ("d_merged",)},
-        forward=_grc,
-        prepare=_grc_prepare,
-        backward=_grc_backward,
-    ),
+    "grc": _grc_operator("none"),
+    "grc_tanh": _grc_operator("tanh"),
     "linear": Operator(
         hidden={"merged": 1},
         scratch={},

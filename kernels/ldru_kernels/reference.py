@@ -20,6 +20,7 @@ from ldru_kernels.weights import (
     MergeWeights,
     Mlp,
     Operator,
+    TanhGatedRecursiveCell,
     member,
 )
 
@@ -62,7 +63,9 @@ def merge(pairs: Tensor, operator: Operator) -> Tensor:
             value_right = affine(gate_right * right, op.v_right, op.a_right)
             return affine(value_left + value_right, op.w_out, op.b_out)
         case GatedRecursiveCell() as op:
-            cell = affine(F.gelu(affine(pairs, op.w1, op.b1)), op.w2, op.b2)
+            form = "tanh" if isinstance(op, TanhGatedRecursiveCell) else "none"
+            active = F.gelu(affine(pairs, op.w1, op.b1), approximate=form)
+            cell = affine(active, op.w2, op.b2)
             keep_left, keep_right, write, content = cell.chunk(4, dim=-1)
             total = keep_left.sigmoid() * left + keep_right.sigmoid() * right
             total = total + write.sigmoid() * content

@@ -48,6 +48,15 @@ class GatedRecursiveCell(NamedTuple):
     norm_bias: Tensor
 
 
+class TanhGatedRecursiveCell(GatedRecursiveCell):
+    """`GatedRecursiveCell` with the gelu that `torch` calls ``approximate="tanh"``.
+
+    JAX's own default: ``x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2``.
+    """
+
+    __slots__ = ()
+
+
 class GatedSum(NamedTuple):
     """``g * l + (1 - g) * r`` with ``g = sigmoid([l; r] weight + bias)``."""
 
@@ -87,6 +96,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "elementwise_sum": ElementwiseSum,
     "gated_sum": GatedSum,
     "grc": GatedRecursiveCell,
+    "grc_tanh": TanhGatedRecursiveCell,
     "linear": Linear,
     "mlp": Mlp,
 }
@@ -109,7 +119,9 @@ class MergeWeights(NamedTuple):
 _SIDES: dict[type[Operator | FeedForward | Norm], tuple[tuple[int, ...], ...]] = {
     ElementwiseSum: (),
     GatedSum: ((2, 1), (1,)),
-    GatedRecursiveCell: ((2, 4), (4,), (4, 4), (4,), (1,), (1,)),
+    **dict.fromkeys(
+        (GatedRecursiveCell, TanhGatedRecursiveCell), ((2, 4), (4,), (4, 4), (4,), (1,), (1,))
+    ),
     Linear: ((2, 1), (1,)),
     Mlp: (
         *((2, 2), (2,), (2, 4), (4,), (4, 2), (2,)),

@@ -1,12 +1,8 @@
-"""`submit --address http://...`: what it ends with when the job does not end by itself."""
+"""`--address http://...`: what a command ends with when its job does not end by itself."""
 
 from __future__ import annotations
 
-import io
-from types import SimpleNamespace
-
 import pytest
-from rich.console import Console
 from tests.conftest import TINY, submission_of
 
 from ldru_study.cli import remote
@@ -27,9 +23,7 @@ from ldru_study.execution.jobs import JobState
         (JobState("failed", "interrupted", 130), 130),
     ],
 )
-def test_the_code_is_one_of_those_that_are_explained(store, monkeypatch, capsys, job, code):
-    monkeypatch.setattr(remote, "_until_it_ends", lambda *_: job)
-    monkeypatch.setattr(remote, "console", lambda **_: Console(file=io.StringIO()))
+def test_the_code_is_one_of_those_that_are_explained(store, capsys, job, code):
     submission = submission_of(TINY, store)
-    assert remote._follow(SimpleNamespace(), "tiny-0", submission, as_json=False) == code
+    assert remote.follow(submission, "tiny-0", lambda: job, pytest.fail) == code
     assert "The same command continues." in capsys.readouterr().err

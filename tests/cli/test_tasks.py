@@ -171,15 +171,59 @@ GOOD = {"d_4|2|x": [[0, 1]], "d_4|2|y": [1]}
         ),
         (GOOD | {"d_4|2|x": [[0, -1]]}, "'d_4|2|x': token -1 is none of d_4"),
         (GOOD | {"d_4|2|x": [[0, 257]]}, "'d_4|2|x': token 257 is none of d_4"),
-        ({}, "holds no arrays. Nothing would be compared."),
-        ({"d_4|2|x": np.array([None]), "d_4|2|y": [1]}, "not read as an .npz of plain arrays"),
+        (
+            {"d_4|2|x": np.array([None]), "d_4|2|y": [1]},
+            "'d_4|2|x': not read as a plain array: Object arrays",
+        ),
+        (
+            GOOD | {"d_4|2|x": np.array([[0, 2**63]], "uint64")},
+            "'d_4|2|x': token 9223372036854775808 is none of d_4",
+        ),
+        (
+            {"d_4|0|x": np.zeros((0, 2), int), "d_4|0|y": np.zeros(0, int)},
+            "'d_4|0|x': shape [0, 2] has nothing to compare.",
+        ),
+        (
+            {"prefix_2_44|2|x": [[0]], "prefix_2_44|2|y": [1]},
+            "'prefix_2_44|2|x': 'prefix_2_44': prefix_p_q",
+        ),
+        ({"notes": "by hand"}, "key 'notes' is none of ours. Write '<task>|<length>|x'"),
     ],
 )
-def test_verify_refuses_what_it_does_not_know(arrays, message, tmp_path):
-    done = run("verify", save(tmp_path / "labels.npz", **arrays))
+def test_verify_names_what_it_does_not_know_beside_what_it_compares(arrays, message, tmp_path):
+    others = {"even_pairs|3|x": [[0, 1, 1]], "even_pairs|3|y": [1]}
+    path = save(tmp_path / "labels.npz", **arrays, **others)
+    done = run("verify", path, "--json")
     assert done.exit_code == 2
-    assert f"labels.npz: {message}" in done.stderr or message in done.stderr
-    assert done.stdout == ""
+    assert f"Error: {path}: " in done.stderr
+    assert message in done.stderr
+    told = json.loads(done.stdout)
+    assert any(message in problem for problem in told["problems"])
+    assert {"task": "even_pairs", "num_strings": 1, "num_disagreements": 0}.items() <= told[
+        "tasks"
+    ][-1].items()
+    # what is wrong counts more
+    done = run("verify", save(path, **arrays, **others | {"even_pairs|3|y": [0]}))
+    assert done.exit_code == 4
+    assert message in done.stderr
+    # and alone there is nothing to print, unless another pair is good
+    done = run("verify", save(path, **arrays))
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert bool(done.stdout) == ("d4|2|x" in arrays)
+
+
+@pytest.mark.parametrize("name", ["prefix_2_4", "d_4", "tomita_3", "modular_arithmetic"])
+@pytest.mark.parametrize("kind", ["bool", "uint8", ">i4", "uint64"])
+def test_verify_takes_any_whole_numbers(name, kind, tmp_path):
+    sampler = sampler_of(name, "paper")
+    tokens, labels = sampler.sample(np.full(30, 7), np.random.default_rng(0))
+    arrays = {f"{name}|7|x": tokens.astype(">i4" if kind == "bool" else kind)}
+    is_boolean = kind == "bool" and labels.max() == 1
+    arrays[f"{name}|7|y"] = labels.astype(kind if is_boolean or kind != "bool" else "int16")
+    done = run("verify", save(tmp_path / "labels.npz", **arrays), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["tasks"][0]["num_strings"] == 30
 
 
 def test_verify_refuses_other_files(tmp_path):
@@ -191,3 +235,6 @@ def test_verify_refuses_other_files(tmp_path):
         assert done.exit_code == 2, name
         assert name in done.stderr
     assert run("verify", tmp_path).exit_code == 2
+    done = run("verify", save(tmp_path / "none.npz"))
+    assert done.exit_code == 2
+    assert "none.npz: holds no arrays. Nothing would be compared." in done.stderr

@@ -62,7 +62,7 @@ task: parity_check
 grid: {model: [{kind: lstm, width: 8}]}
 train: {steps: 40, max_length: 8, batch_size: 16, lengths_per_batch: 4}
 seeds: 2
-evaluate: {multiples: [1, 2], strings: 64, validation_strings: 32}
+evaluate: {multiples: [1, 2], strings: 512, validation_strings: 32}
 resources: {cpus: 1}
 """
 
@@ -94,7 +94,9 @@ class Study:
         )
 
     def _command(self, verb, *arguments):
-        given = [str(self.spec), "--address", self.head.address] if verb == "submit" else []
+        given = {"submit": [str(self.spec)], "refine": ["remote"]}.get(verb, [])
+        if given:
+            given += ["--address", self.head.address]
         return [SCRIPT, verb, *given, *arguments, "--store", self.store.uri]
 
     def states(self):
@@ -172,6 +174,28 @@ def test_a_study_is_followed_to_its_verdicts(study):
     log = study.run("logs", "remote").stdout.splitlines()
     assert sum("seed" in line and " done in " in line for line in log) == 2
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ", line) for line in log)
+    claim_a_failure(study.store)
+    refined = study.run("refine", "--ratio", "1.5", "--json")
+    assert refined.returncode == 0, refined.stderr + study.head.log.read_text()
+    lines = refined.stderr.splitlines()
+    assert lines[0].startswith("remote: 2 of 2 trials to bisect, about ")
+    assert re.search(r"^Sent to http://127.0.0.1:\d+ as job remote-\d+T\d+-\w+\.$", lines[1])
+    rows = json.loads(refined.stdout)
+    assert all(row["before"] == [8, 16] for row in rows)
+    assert all(row["after"] in ([8, 11], [11, 16], [8, 12], [12, 16]) for row in rows)
+    assert [row["num_evaluated"] for row in rows] == [1, 1]
+    asked = [line for line in lines if re.search(r"seed \d, 1[12] tokens: done$", line)]
+    assert len(asked) == 2
+    nothing = study.run("refine", "--ratio", "1.5", "--json")
+    assert "Nothing is left to do; the cluster is not asked." in nothing.stderr
+
+
+def claim_a_failure(store):
+    """Have newer rows say that every trial is right at 8 tokens and guesses at 16."""
+    for row in read_facts(store).evaluations.to_pylist():
+        row |= {"num_correct": 512 if row["length"] == 8 else 256, "num_total": 512}
+        row |= {"attempt_id": "9"}
+        store.commit("evaluations", f"{row['trial_id']}-9-{row['length']}", [row])
 
 
 JOB_MODULE = ["-m", "ldru_study.cli.job"]

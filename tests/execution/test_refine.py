@@ -11,11 +11,13 @@ from tests.conftest import TINY, small_work, submission_of
 
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import collect
-from ldru_study.cli import main
+from ldru_study.cli import job, main, remote
 from ldru_study.cli.refine import bisection_of
 from ldru_study.execution.brake import Brake
+from ldru_study.execution.jobs import JobOrder, JobState
 from ldru_study.execution.refine import Refinement, prepare_refinement
 from ldru_study.execution.submit import new_record
+from ldru_study.execution.tune import RunResult
 from ldru_study.results.facts import WEIGHTS_FILE
 from ldru_study.results.query import Database
 from ldru_study.spec.plan import Question
@@ -178,3 +180,125 @@ def test_on_ray_from_saved_weights(store):
     steps = Database(store).rows("select count(*) as n from attempts where event = 'start'")
     assert steps == [{"n": 3}]
     assert len(store.provenance("tiny")["submissions"]) == 2
+
+
+ADDRESS = "http://head:8265"
+
+
+class Cluster:
+    """Stands for `Jobs`: an order that is sent is refined at once, with answers of the fake."""
+
+    address = ADDRESS
+
+    def __init__(self, store, *, ends=0):
+        self.store, self.ends, self.orders = store, ends, []
+
+    def send(self, order):
+        self.orders.append(JobOrder.from_json(order.to_json()))
+        if self.ends is not None:
+            refine(self.store, order.ratio)
+
+    def state(self, job_id):
+        return JobState("failed" if self.ends else "succeeded", "ended", self.ends)
+
+
+@pytest.fixture
+def cluster(study, monkeypatch):
+    found = Cluster(study)
+
+    def reached(address):
+        assert address == ADDRESS
+        return found
+
+    monkeypatch.setattr("ldru_study.execution.jobs.Jobs", reached)
+    monkeypatch.setattr(remote, "_ASK_S", 0.0)
+    monkeypatch.setattr(remote, "_POLL_S", 0.0)
+    return found
+
+
+def run_remotely(store, *options):
+    given = ["refine", "tiny", "--address", ADDRESS, "--store", store.uri]
+    return CliRunner().invoke(main, [*given, *options])
+
+
+def test_on_a_cluster_as_a_job(study, cluster):
+    done = run_remotely(study, "--json")
+    assert done.exit_code == 0, done.output
+    (order,) = cluster.orders
+    assert (order.ratio, order.store, order.address) == (1.05, study.uri, ADDRESS)
+    assert f"Sent to {ADDRESS} as job {order.job_id}." in done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["after"] for row in rows if row["before"]] == [[22, 23]] * 2
+    # both LSTMs were asked about six lengths between 8 and 64
+    assert [row["num_evaluated"] for row in rows] == [0, 0, 6, 6]
+    # again: nothing to do, and the cluster is not asked
+    again = run_remotely(study)
+    assert again.exit_code == 0
+    assert "Nothing is left to do; the cluster is not asked." in again.stderr
+    assert len(cluster.orders) == 1
+    assert run_remotely(study, "--down-when-done").exit_code == 0
+    assert cluster.orders[1].flags == {"down_when_done": True}
+
+
+@pytest.mark.parametrize("code", [1, 4, 130])
+def test_the_exit_code_of_the_job_is_that_of_the_command(study, cluster, code):
+    cluster.ends = code
+    assert run_remotely(study).exit_code == code
+
+
+def test_sent_and_left_alone(study, cluster):
+    cluster.ends = None
+    done = run_remotely(study, "--no-wait", "--json")
+    assert done.exit_code == 0, done.output
+    (order,) = cluster.orders
+    assert json.loads(done.stdout)["job_id"] == order.job_id == f"tiny-{order.submission_id}"
+    recorded = [one["submission_id"] for one in study.provenance("tiny")["submissions"]]
+    assert recorded[-1] == order.submission_id
+    refused = CliRunner().invoke(main, ["refine", "tiny", "--no-wait", "--store", study.uri])
+    assert refused.exit_code == 2
+    assert "--no-wait is for a cluster. Give its --address" in refused.stderr
+    # whoever only asks needs no cluster
+    assert run_remotely(study, "--dry-run").exit_code == 0
+    assert len(cluster.orders) == 1
+
+
+def test_nothing_is_recorded_for_a_cluster_that_is_not_there(study):
+    nowhere = "http://127.0.0.1:9"
+    given = ["refine", "tiny", "--address", nowhere, "--store", study.uri]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 6, done.output
+    assert f"--address {nowhere}: no answer" in done.stderr
+    assert len(study.provenance("tiny")["submissions"]) == 1
+
+
+def test_the_job_refines_what_was_sent(study, cluster, monkeypatch, tmp_path, capsys):
+    cluster.ends = None
+    run_remotely(study, "--no-wait", "--ratio", "1.2")
+    (order,) = cluster.orders
+    seen = {}
+
+    def driven(submission, shown_on, agenda_of, options, *, job):
+        seen.update(submission=submission, options=options, job=job)
+        agenda = agenda_of(Brake(), print)
+        while (work := agenda.next()) is not None:
+            (question,) = work.questions
+            right = 512 if question.length < 23 else 256
+            attempt = f"2-{question.length}"
+            answer(study, work.config.trial_id, question.length, right, attempt)
+            agenda.ended(work, Outcome("done", attempt_id=attempt))
+        return RunResult((), (), (), None, "")
+
+    monkeypatch.setattr("ldru_study.cli.run.drive", driven)
+    path = tmp_path / "order.json"
+    path.write_text(order.to_json())
+    assert job.main(str(path)) == 0
+    assert seen["submission"].submission_id == order.submission_id
+    assert seen["options"].address == "auto"
+    assert seen["job"] == (ADDRESS, order.job_id)
+    assert "8 to 64 tokens" in capsys.readouterr().out
+    _, trials, _ = prepare_refinement(study, "tiny", new_record(["refine"]), is_recorded=False)
+    lengths = {
+        max(row["length"] for row in one.rows if row["num_correct"] == 512) for one in trials
+    }
+    assert lengths <= {64, 20, 21, 22}
+    assert len(study.provenance("tiny")["submissions"]) == 2

@@ -77,6 +77,25 @@ def test_roots_and_every_gradient_agree_with_the_reference(operator, lone_node):
         assert wanted[name].abs().sum() > 0
 
 
+def test_the_forms_of_gelu():
+    pairs, exact = random_leaves(5, 8).detach(), random_weights("grc", 4).operator
+    tanh = OPERATORS["grc_tanh"](*exact)
+
+    def cell(gelu):
+        hidden = (gelu(pairs @ exact.w1 + exact.b1)) @ exact.w2 + exact.b2
+        (left, right), (f1, f2, i, c) = pairs.chunk(2, -1), hidden.chunk(4, -1)
+        total = f1.sigmoid() * left + f2.sigmoid() * right + i.sigmoid() * c
+        return reference.layer_norm(total, exact.norm_weight, exact.norm_bias)
+
+    wanted_exact = cell(lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2)
+    wanted_tanh = cell(
+        lambda x: x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+    )
+    torch.testing.assert_close(reference.merge(pairs, exact), wanted_exact)
+    torch.testing.assert_close(reference.merge(pairs, tanh), wanted_tanh)
+    assert 1e-6 < (wanted_exact - wanted_tanh).abs().max() < 1e-2
+
+
 @pytest.mark.parametrize("num_tokens", [1, 2, 3, 7, 33, 127])
 def test_float32_agrees_with_the_float64_reference(num_tokens):
     exact = random_weights("mlp", 8)

@@ -16,6 +16,8 @@ NUM_SYMBOLS, NUM_CLASSES = 3, 4
 _SMALL = {"width": 8, "layers": 2, "heads": 2, "state": 6, "matrices": 3}
 # numbers that change what is computed
 _OTHER = {"householders": 2, "node_noise": 0.5, "window": 3}
+# fields that only go with another one's value
+_GOES_WITH = {"gelu": {"operator": "grc"}}
 
 
 def _variants(kind: str) -> list[dict[str, Any]]:
@@ -30,7 +32,9 @@ def _variants(kind: str) -> list[dict[str, Any]]:
             values = (False, True)
         elif name in _OTHER:
             values = (_OTHER[name],)
-        found += [base | {name: value} for value in values if value not in (field.default, kind)]
+        needed = _GOES_WITH.get(name, {})
+        others = [value for value in values if value not in (field.default, kind)]
+        found += [base | needed | {name: value} for value in others]
     return found
 
 

@@ -229,6 +229,31 @@ CASES = {
         GOOD + "evaluate: {strings: 0}\n",
         ["evaluate.strings (line 9): must be at least 1, found the number 0."],
     ),
+    "field and axis": (
+        GOOD.replace("grid:\n", "grid:\n  train.steps: [100, 200]\n") + "task: d_4\n",
+        [
+            "train.steps (line 8): the axis grid.train.steps overrules it in every cell, with [100, 200]. Drop one of the two, or change the axis: --set 'grid.train.steps=[100]'.",
+            "task (line 10): the axis grid.task overrules it in every cell, with [parity_check, tomita_3]. Drop one of the two, or change the axis: --set 'grid.task=[d_4]'.",
+        ],
+    ),
+    "model and axis": (
+        GOOD + "model: {kind: rnn, width: 8}\n",
+        [
+            "model (line 9): the axis grid.model overrules it in every cell, with [ldru(operator=mlp, width=32), lstm(width=64)]. Drop one of the two, or change the axis: --set 'grid.model=[{kind: rnn, width: 8}]'.",
+        ],
+    ),
+    "mapping of an axis": (
+        GOOD.replace("grid:\n", "grid:\n  train: [{steps: 5}, {steps: 6}]\n"),
+        [
+            "train (line 8): the axis grid.train overrules it in every cell, with [(steps=5), (steps=6)]. Drop one of the two, or change the axis: --set 'grid.train=[{steps: 100, max_length: 20}]'.",
+        ],
+    ),
+    "gelu of an operator without": (
+        GOOD.replace("operator: mlp", "operator: mlp, gelu: tanh"),
+        [
+            "grid.model[0] (line 5): gelu 'tanh': operator mlp has none. Leave it out, or use operator grc."
+        ],
+    ),
     "override unmatched": (
         GOOD + "overrides: [{when: {model.kind: rnn}, set: {train.steps: 5}}]\n",
         ["overrides[0].when (line 9): matches no cell of the grid. Mend or drop it."],
@@ -270,7 +295,7 @@ CASES = {
         GOOD.replace(
             "  task:",
             f"  train.steps: {[*range(1, 401)]}\n  train.batch_size: {[*range(1, 401)]}\n  task:",
-        ),
+        ).replace("steps: 100, ", ""),
         ["grid (line 2): spans 640000 cells; 100000 is the most. Split the study."],
     ),
     "same trial twice": (

@@ -126,10 +126,11 @@ def test_ids_are_pinned():
     ldru = {"kind": "ldru", "operator": "grc", "width": 32}
     assert trial(model=ldru, train={"steps": 5}, seed=7).trial_id == "726684855a5a79fc"
     # fields that are younger than stored trials
-    young = {"node_noise": 0.0, "random_brackets": False}
+    young = {"gelu": "exact", "node_noise": 0.0, "random_brackets": False}
     assert trial(model=ldru | young, train={"steps": 5}, seed=7).trial_id == "726684855a5a79fc"
     others = [{}, {"node_noise": 0.1}, {"node_noise": 0.2}, {"random_brackets": True}]
-    assert len({trial(model=ldru | other).trial_id for other in others}) == 4
+    others.append({"gelu": "tanh"})
+    assert len({trial(model=ldru | other).trial_id for other in others}) == 5
 
 
 def test_defaults_are_pinned():
@@ -166,6 +167,7 @@ def test_defaults_are_pinned():
             "dropout": 0.0,
             "node_noise": 0.0,
             "random_brackets": False,
+            "gelu": "exact",
         },
         "lstm": {"width": 256},
         "rnn": {"width": 256},

@@ -15,7 +15,7 @@ from ldru_study.errors import SpecError
 from ldru_study.spec.paths import format_place, parse_place
 from ldru_study.spec.plan import expected_plan, plan_study, questions_of
 from ldru_study.spec.schema import json_schema
-from ldru_study.spec.study import EvaluateConfig, load_study, validate_study
+from ldru_study.spec.study import EvaluateConfig, load_study, parse_study
 from ldru_study.spec.yaml_file import parse_scalar, parse_yaml
 
 STUDIES = Path(__file__).parents[2] / "study_specs"
@@ -31,9 +31,8 @@ seeds: [3, 5]
 """
 
 
-def read(text):
-    file = parse_yaml(text, "study.yaml")
-    return validate_study(file.content, file)
+def read(text, *changes):
+    return parse_study(text, "study.yaml", changes)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +155,51 @@ def test_set_with_a_mistake(change, problem, tmp_path):
     with pytest.raises(SpecError) as caught:
         load_study(path, [change])
     assert list(caught.value.problems) == [problem]
+
+
+OVERRULED = {
+    "train.max_length=5": "train.max_length (--set): the axis grid.train.max_length overrules it "
+    "in every cell, with [20, 40]. Drop one of the two, or change the axis: "
+    "--set 'grid.train.max_length=[5]'.",
+    "model.width=9": "model.width (--set): the axis grid.model overrules it in every cell, with "
+    "[ldru, lstm(width=16)]. Drop one of the two, or change the "
+    "axis: --set 'grid.model[0].width=9' and so on.",
+    # an axis of names has nothing inside
+    "train.max_length.x=5": "train.max_length.x (--set): the axis grid.train.max_length overrules "
+    "it in every cell, with [20, 40]. Drop one of the two.",
+}
+
+
+@pytest.mark.parametrize(("change", "problem"), OVERRULED.items(), ids=OVERRULED)
+def test_what_an_axis_would_overrule_is_refused(change, problem):
+    with pytest.raises(SpecError) as caught:
+        read(SPEC, change)
+    assert list(caught.value.problems) == [problem]
+    for advised in re.findall(r"--set '([^']*)'", problem):
+        assert read(SPEC, advised).changes == (advised,)
+
+
+def test_what_overrides_would_overrule_in_every_cell_is_refused():
+    text = SPEC + (
+        "overrides:\n"
+        "  - {when: {model.kind: lstm}, set: {train.steps: 7}}\n"
+        "  - {when: {model.kind: ldru}, set: {train.steps: 9}}\n"
+    )
+    # the file may give what no cell keeps: a grid may grow again
+    assert {cell.config.train.steps for cell in read(text).cells} == {7, 9}
+    with pytest.raises(SpecError) as caught:
+        read(text, "train.steps=5")
+    assert list(caught.value.problems) == [
+        "train.steps (--set): overrides set it in every cell of the grid. Drop them too: "
+        "--set overrides=[]."
+    ]
+    assert {
+        cell.config.train.steps for cell in read(text, "train.steps=5", "overrides=[]").cells
+    } == {5}
+    # one cell that keeps it is enough: that is what an override is for
+    some = text.replace("lstm}, set: {train.steps", "lstm}, set: {train.batch_size")
+    assert {cell.config.train.steps for cell in read(some, "train.steps=5").cells} == {5, 9}
+    assert read(text, "train.batch_size=5").cells
 
 
 name = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)

@@ -168,6 +168,24 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def conclude_check(file: Path, problems: Sequence[str], *, is_right: bool) -> None:
+    """Name what of a file could not be checked, and end with the exit code of a check.
+
+    Raises:
+        InputError: something could not be checked, and all else is right.
+        SystemExit: something is wrong.
+    """
+    from ldru_study.errors import InputError
+
+    error = InputError(str(file), problems) if problems else None
+    if is_right and error:
+        raise error
+    if error:
+        say(f"Error: {error}")
+    if not is_right:
+        sys.exit(FAILED)
+
+
 def warn_damage(damage: Sequence[object]) -> None:
     """Name every file of the store that was left out."""
     for item in damage:

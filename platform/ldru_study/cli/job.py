@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldru_study.cli.group import say
+from ldru_study.cli.refine import Aim, refine_here
 from ldru_study.cli.submit import run_here
 from ldru_study.errors import NotFoundError, StoreError, StudyError
 
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 def main(path: str) -> int:
     """Run the order in a file and return the exit code."""
     from ldru_study.execution.jobs import JobOrder
-    from ldru_study.execution.submit import prepare
     from ldru_study.results.store import Store
-    from ldru_study.spec.study import parse_study
 
     order = JobOrder.from_json(Path(path).read_text())
     takes_down = False
@@ -32,21 +31,7 @@ def main(path: str) -> int:
             can_take_down()
             takes_down = True
         store = Store(order.store)
-        study = parse_study(order.spec, order.source, order.changes)
-        _check_store(store, study.name, order)
-        submission = prepare(
-            study,
-            store,
-            record=dict(order.provenance),
-            retry_diverged=order.flags.get("retry_diverged", False),
-        )
-        return run_here(
-            submission,
-            as_json=False,
-            fail_fast=order.flags.get("fail_fast", False),
-            address="auto",
-            job=(order.address, order.job_id),
-        )
+        return _submit(store, order) if order.ratio is None else _refine(store, order, order.ratio)
     except StudyError as error:
         # without room for words, the exit code still says it
         with suppress(OSError):
@@ -57,6 +42,43 @@ def main(path: str) -> int:
             from ldru_study.execution.cluster import down_when_done
 
             down_when_done()
+
+
+def _submit(store: Store, order: JobOrder) -> int:
+    from ldru_study.execution.submit import prepare
+    from ldru_study.spec.study import parse_study
+
+    study = parse_study(order.spec, order.source, order.changes)
+    _check_store(store, study.name, order)
+    submission = prepare(
+        study,
+        store,
+        record=dict(order.provenance),
+        retry_diverged=order.flags.get("retry_diverged", False),
+    )
+    return run_here(
+        submission,
+        as_json=False,
+        fail_fast=order.flags.get("fail_fast", False),
+        address="auto",
+        job=(order.address, order.job_id),
+    )
+
+
+def _refine(store: Store, order: JobOrder, ratio: float) -> int:
+    from ldru_study.execution.refine import prepare_refinement
+
+    # the study as it stands in the store, which is where it was read for the order
+    _check_store(store, order.source, order)
+    submission, trials, without = prepare_refinement(
+        store, order.source, dict(order.provenance), is_recorded=True
+    )
+    aim = Aim(submission, trials, ratio)
+    before = aim.found()
+    aim.announce(before, len(without))
+    return refine_here(
+        aim, before, as_json=False, address="auto", job=(order.address, order.job_id)
+    )
 
 
 def _check_store(store: Store, study: str, order: JobOrder) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ldru_study.cli.analysis import study_name
+from ldru_study.cli.destination import destination, destination_options
 from ldru_study.cli.group import (
     FAILED,
     INTERRUPTED,
@@ -20,9 +24,10 @@ from ldru_study.cli.group import (
 )
 
 if TYPE_CHECKING:
-    from typing import IO
+    from rich.console import Console
 
     from ldru_study.analysis.bisection import Bisection
+    from ldru_study.execution.jobs import Jobs, JobState
     from ldru_study.execution.refine import NextLength, Refining, Rows
     from ldru_study.execution.submit import Submission
     from ldru_study.execution.tune import RunResult
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 @click.argument("study")
 @store_option
 @json_option
+@destination_options
 @click.option(
     "--ratio",
     type=click.FloatRange(min=1, min_open=True),
@@ -41,40 +47,186 @@ if TYPE_CHECKING:
     show_default=True,
     help="Ask until the longest length that holds and the shortest that fails are this near.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be asked, and run nothing.")
-def refine(study: str, store_uri: str, as_json: bool, ratio: float, dry_run: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what would be asked, and run nothing anywhere.")
+def refine(
+    study: str,
+    store_uri: str,
+    as_json: bool,
+    address: str | None,
+    ratio: float,
+    **flags: bool,
+) -> None:
     """Bisect the failure of every trial between two tested lengths, without any training.
 
     STUDY is a study's name or its YAML file. The saved weights answer the same number of strings
     at each new length; from then on verdicts use these lengths too. Trials without a sure failure
     have nothing to bisect. The same command continues after an interruption, and a smaller ratio
-    later goes on from there. Exits with 4 when an evaluation failed.
+    later goes on from there.
+
+    Exits with 4 when an evaluation failed, with 6 when the cluster cannot be reached, with 130 when
+    it was interrupted.
 
     \b
     Example: ldru-study refine quick --ratio 1.05
+    Example: ldru-study refine length-sweep --address http://127.0.0.1:8265 \\
+               --store s3://bucket/studies --no-wait
     """
     from ldru_study.execution.refine import prepare_refinement
     from ldru_study.execution.submit import new_record
     from ldru_study.results.store import Store
 
-    store, name = Store(store_uri), study_name(study)
+    where, runs = destination(address, flags), not flags["dry_run"]
+    store, name, jobs = Store(store_uri), study_name(study), None
+    if where == "job" and runs:
+        from ldru_study.execution.jobs import Jobs
+
+        # first: for a cluster that is not there nothing is recorded
+        jobs = Jobs(str(address))
     record = new_record(sys.argv[1:])
-    submission, trials, without = prepare_refinement(store, name, record, is_recorded=not dry_run)
-    before = [bisection_of(submission, one.trial, one.rows, ratio) for one in trials]
-    most = sum(found.num_left(ratio) for found in before if found)
-    open_ones = sum(found is not None and found.next_length is not None for found in before)
-    say(f"{name}: {open_ones} of {len(trials)} trials to bisect, about {most} evaluations.")
-    if without:
-        say(f"  {len(without)} trials have no weights yet. `ldru-study submit` trains them.")
-    result = None
-    if open_ones and not dry_run:
-        result = _run(submission, trials, ratio)
-    after = [bisection_of(submission, one.trial, one.rows, ratio) for one in trials]
-    _print(trials, before, after, ratio, as_json=as_json)
+    submission, trials, without = prepare_refinement(store, name, record, is_recorded=runs)
+    aim = Aim(submission, trials, ratio)
+    before = aim.found()
+    aim.announce(before, len(without))
+    if not runs:
+        aim.print(before, before, as_json=as_json)
+    elif jobs is None:
+        sys.exit(refine_here(aim, before, as_json=as_json, address=where))
+    else:
+        sys.exit(_refine_remotely(aim, before, jobs, record, as_json=as_json, flags=flags))
+
+
+@dataclass
+class Aim:
+    """The trials of a study and the ratio to which their failures are bisected."""
+
+    submission: Submission
+    trials: list[Refining]
+    ratio: float
+
+    def found(self) -> list[Bisection | None]:
+        """Return where each trial fails by what it has answered."""
+        return [
+            bisection_of(self.submission, one.trial, one.rows, self.ratio) for one in self.trials
+        ]
+
+    def announce(self, before: Sequence[Bisection | None], num_without: int) -> None:
+        """Say how much there is to do, and how many trials have no weights."""
+        most = sum(found.num_left(self.ratio) for found in before if found)
+        num_open = sum(found is not None and found.next_length is not None for found in before)
+        say(
+            f"{self.submission.spec.name}: {num_open} of {len(self.trials)} trials to bisect, "
+            f"about {most} evaluations."
+        )
+        if num_without:
+            say(f"  {num_without} trials have no weights yet. `ldru-study submit` trains them.")
+
+    def print(
+        self,
+        before: Sequence[Bisection | None],
+        after: Sequence[Bisection | None],
+        *,
+        as_json: bool,
+    ) -> None:
+        """Print a row per trial."""
+        rows = [
+            {
+                "cell": one.trial.cell.key,
+                "seed": one.trial.config.seed,
+                "num_evaluated": one.num_asked,
+                "before": _ends(first),
+                "after": _ends(last),
+                "ratio": None if last is None else round(last.ratio, 4),
+                "num_left": 0 if last is None else last.num_left(self.ratio),
+            }
+            for one, first, last in zip(self.trials, before, after, strict=True)
+        ]
+        if as_json:
+            print_json(rows)
+            return
+        columns = ("cell", "seed", "held and failed before", "now", "ratio", "evaluated", "left")
+        print_table(
+            columns,
+            [
+                (
+                    row["cell"],
+                    row["seed"],
+                    _shown(row["before"]),
+                    _shown(row["after"]),
+                    row["ratio"],
+                    row["num_evaluated"],
+                    row["num_left"],
+                )
+                for row in rows
+            ],
+            right=("seed", "ratio", "evaluated", "left"),
+        )
+
+
+def refine_here(
+    aim: Aim,
+    before: Sequence[Bisection | None],
+    *,
+    as_json: bool,
+    address: str | None,
+    job: tuple[str, str] = ("", ""),
+) -> int:
+    """Bisect in this process, print what came of it and return the exit code."""
+    result = _run(aim, address, job) if _is_open(before) else None
+    aim.print(before, aim.found(), as_json=as_json)
     if result is not None and result.reason in ("interrupted", "stopped"):
         say(f"{result.reason.capitalize()}. The same command continues.")
-        sys.exit(INTERRUPTED)
-    sys.exit(FAILED if result is not None and result.failed else 0)
+        return INTERRUPTED
+    if result is not None and result.reason == "failed":
+        say(f"Stopped: {result.message}. The same command continues.")
+        return FAILED
+    return FAILED if result is not None and result.failed else 0
+
+
+def _refine_remotely(
+    aim: Aim,
+    before: Sequence[Bisection | None],
+    jobs: Jobs,
+    record: dict[str, Any],
+    *,
+    as_json: bool,
+    flags: Mapping[str, bool],
+) -> int:
+    """Send a refinement to a cluster as a Ray job and return the exit code."""
+    from ldru_study.cli import remote
+    from ldru_study.execution.follow import LogFollower
+    from ldru_study.execution.refine import prepare_refinement
+
+    submission = aim.submission
+    store, name = submission.store, submission.spec.name
+    if not _is_open(before) and not flags["down_when_done"]:
+        say(remote.NOTHING_LEFT)
+        aim.print(before, before, as_json=as_json)
+        return 0
+    job_id = remote.send(jobs, submission, record, flags, ratio=aim.ratio)
+    if flags["no_wait"]:
+        return remote.leave(submission, job_id, as_json=as_json)
+
+    def watch() -> JobState:
+        shown = _Lines(console(err=True))
+        follower = LogFollower(store, name, shown, submission.submission_id)
+        return remote.until_it_ends(jobs, job_id, follower)
+
+    def conclude() -> int:
+        _, trials, _ = prepare_refinement(store, name, record, is_recorded=False)
+        known = {one.trial.trial_id: one for one in trials}
+        # asked about by somebody else or not: trials with weights keep them
+        for one in aim.trials:
+            now = known[one.trial.trial_id]
+            one.num_asked = now.num_answered - one.num_answered
+            one.rows = now.rows
+        aim.print(before, aim.found(), as_json=as_json)
+        return 0
+
+    return remote.follow(submission, job_id, watch, conclude)
+
+
+def _is_open(found: Sequence[Bisection | None]) -> bool:
+    return any(one is not None and one.next_length is not None for one in found)
 
 
 def bisection_of(
@@ -102,37 +254,35 @@ def bisection_of(
     )
 
 
-def _run(submission: Submission, trials: list[Refining], ratio: float) -> RunResult:
-    from rich.console import Console
-
-    from ldru_study.execution.brake import Brake
-    from ldru_study.execution.driver import Driver
+def _run(aim: Aim, address: str | None, job: tuple[str, str]) -> RunResult:
+    from ldru_study.cli.run import drive
     from ldru_study.execution.refine import Refinement
-    from ldru_study.execution.tune import RunOptions, run_trials
-    from ldru_study.results.drivers import new_record
+    from ldru_study.execution.tune import RunOptions
 
     def next_length(trial: PlannedTrial, rows: Rows) -> int | None:
-        found = bisection_of(submission, trial, rows, ratio)
+        found = bisection_of(aim.submission, trial, rows, aim.ratio)
         return found.next_length if found else None
 
     chooser: NextLength = next_length
-    file, store, brake = submission.spec.file, submission.store, Brake()
-    record = new_record(submission.spec.name, submission.submission_id)
-    options = RunOptions(file.resources, file.retries)
+    file = aim.submission.spec.file
     # a run that trains nothing costs no budget
-    with Driver(store, record, brake, lambda: None) as driver:
-        log = Console(file=cast("IO[str]", driver.log), width=10_000, highlight=False)
-        listener = _Lines(console(err=True), log)
-        driver.say = listener.said
-        agenda = Refinement(submission, trials, chooser, brake)
-        return run_trials(agenda, store, options, brake=brake, listener=listener)
+    return drive(
+        aim.submission,
+        _Lines,
+        lambda brake, _: Refinement(aim.submission, aim.trials, chooser, brake),
+        RunOptions(file.resources, file.retries, address=address),
+        job=job,
+    )
 
 
-class _Lines:
-    """Says of every evaluation that it is done, on stderr and in the study's log."""
+class _Lines(AbstractContextManager["_Lines"]):
+    """Says of every evaluation that it is done, on a screen or in the study's log."""
 
-    def __init__(self, *consoles: Any) -> None:
-        self.consoles = consoles
+    def __init__(self, screen: Console) -> None:
+        self.screen = screen
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing to undo: there is no live display."""
 
     def started(self, work: Work) -> None:
         """Say nothing: it takes seconds."""
@@ -148,50 +298,7 @@ class _Lines:
 
     def said(self, text: str) -> None:
         """Print a line."""
-        for one in self.consoles:
-            one.print(text, markup=False, soft_wrap=True)
-
-
-def _print(
-    trials: list[Refining],
-    before: list[Bisection | None],
-    after: list[Bisection | None],
-    ratio: float,
-    *,
-    as_json: bool,
-) -> None:
-    rows = [
-        {
-            "cell": one.trial.cell.key,
-            "seed": one.trial.config.seed,
-            "num_evaluated": one.num_asked,
-            "before": _ends(first),
-            "after": _ends(last),
-            "ratio": None if last is None else round(last.ratio, 4),
-            "num_left": 0 if last is None else last.num_left(ratio),
-        }
-        for one, first, last in zip(trials, before, after, strict=True)
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    columns = ("cell", "seed", "held and failed before", "now", "ratio", "evaluated", "left")
-    print_table(
-        columns,
-        [
-            (
-                row["cell"],
-                row["seed"],
-                _shown(row["before"]),
-                _shown(row["after"]),
-                row["ratio"],
-                row["num_evaluated"],
-                row["num_left"],
-            )
-            for row in rows
-        ],
-        right=("seed", "ratio", "evaluated", "left"),
-    )
+        self.screen.print(text, markup=False, soft_wrap=True)
 
 
 def _ends(found: Bisection | None) -> list[int] | None:

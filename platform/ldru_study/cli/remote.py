@@ -1,10 +1,11 @@
-"""`submit --address http://...`: send a study to a cluster and follow it there."""
+"""`--address http://...`: send a study, or its refinement, to a cluster and follow it there."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ldru_study.cli.analysis import print_verdicts
 from ldru_study.cli.group import BUDGET, FAILED, INTERRUPTED, UNREACHABLE, console, print_json, say
@@ -26,7 +27,7 @@ _OWN_CODES = (0, FAILED, BUDGET, INTERRUPTED)
 
 
 def submit_remotely(
-    study: StudySpec, store: Store, address: str, *, as_json: bool, flags: dict[str, bool]
+    study: StudySpec, store: Store, address: str, *, as_json: bool, flags: Mapping[str, bool]
 ) -> int:
     """Send a study to a cluster as a Ray job and return the exit code.
 
@@ -35,7 +36,9 @@ def submit_remotely(
         SpecError: a cell cannot be evaluated.
         StoreError: the store cannot be read or written.
     """
-    from ldru_study.execution.jobs import JobOrder, Jobs
+    from ldru_study.cli.progress import StudyProgress
+    from ldru_study.execution.follow import TrialFollower
+    from ldru_study.execution.jobs import Jobs
     from ldru_study.execution.submit import new_record, prepare
 
     # first: for a cluster that is not there nothing is recorded
@@ -44,43 +47,88 @@ def submit_remotely(
     submission = prepare(study, store, record, retry_diverged=flags["retry_diverged"])
     announce(submission)
     if submission.plan.is_complete and not flags["down_when_done"]:
-        say("Nothing is left to do; the cluster is not asked.")
+        say(NOTHING_LEFT)
         return _verdicts(submission, as_json=as_json)
+    job_id = send(jobs, submission, record, flags)
+    if flags["no_wait"]:
+        return leave(submission, job_id, as_json=as_json)
+
+    def watch() -> JobState:
+        num_seeds = len(study.file.seeds)
+        with StudyProgress(submission.plan, console(err=True), num_seeds=num_seeds) as progress:
+            return until_it_ends(jobs, job_id, TrialFollower(store, study.name, progress))
+
+    return follow(submission, job_id, watch, lambda: _verdicts(submission, as_json=as_json))
+
+
+NOTHING_LEFT = "Nothing is left to do; the cluster is not asked."
+_FOR_THE_DRIVER = ("retry_diverged", "fail_fast", "down_when_done")
+
+
+def send(
+    jobs: Jobs,
+    submission: Submission,
+    record: dict[str, Any],
+    flags: Mapping[str, bool],
+    *,
+    ratio: float | None = None,
+) -> str:
+    """Start a job that runs a submission, or refines its study to a ratio, and return its id.
+
+    Raises:
+        UnreachableError: the cluster does not take it.
+    """
+    from ldru_study.execution.jobs import JobOrder
+
+    study = submission.spec
     job_id = f"{study.name}-{submission.submission_id}"
     jobs.send(
         JobOrder(
             spec=study.text,
             source=study.name,
             changes=study.changes,
-            store=store.uri,
+            store=submission.store.uri,
             submission_id=submission.submission_id,
             provenance=record,
             address=jobs.address,
             job_id=job_id,
-            flags={name: flags[name] for name in _FOR_THE_DRIVER},
+            flags={name: flags[name] for name in _FOR_THE_DRIVER if name in flags},
+            ratio=ratio,
         )
     )
     say(f"Sent to {jobs.address} as job {job_id}.")
-    if flags["no_wait"]:
-        if as_json:
-            print_json({"study": study.name, "job_id": job_id, "store": store.uri})
-        say(f"`ldru-study status {study.name}`, `logs -f` and `stop` follow it from anywhere.")
-        return 0
-    return _follow(jobs, job_id, submission, as_json=as_json)
+    return job_id
 
 
-_FOR_THE_DRIVER = ("retry_diverged", "fail_fast", "down_when_done")
-
-
-def _follow(jobs: Jobs, job_id: str, submission: Submission, *, as_json: bool) -> int:
-    from ldru_study.cli.progress import StudyProgress
-    from ldru_study.execution.follow import Follower
-
+def leave(submission: Submission, job_id: str, *, as_json: bool) -> int:
+    """Say how a job that is not waited for can be followed, and return the exit code."""
     name = submission.spec.name
-    num_seeds = len(submission.spec.file.seeds)
+    if as_json:
+        print_json({"study": name, "job_id": job_id, "store": submission.store.uri})
+    say(f"`ldru-study status {name}`, `logs -f` and `stop` follow it from anywhere.")
+    return 0
+
+
+def follow(
+    submission: Submission,
+    job_id: str,
+    watch: Callable[[], JobState],
+    conclude: Callable[[], int],
+) -> int:
+    """Wait until a job is over and return the exit code.
+
+    Args:
+        submission: what the job runs.
+        job_id: of the job.
+        watch: shows what happens and returns how the job ended.
+        conclude: prints what came of it and returns the exit code of that.
+
+    Raises:
+        UnreachableError: neither the cluster nor the driver gives a sign of life.
+    """
+    name = submission.spec.name
     try:
-        with StudyProgress(submission.plan, console(err=True), num_seeds=num_seeds) as progress:
-            ended = _until_it_ends(jobs, job_id, Follower(submission.store, name, progress))
+        ended = watch()
     except KeyboardInterrupt:
         say(f"The study goes on without you. `ldru-study stop {name}` stops it.")
         return INTERRUPTED
@@ -88,7 +136,7 @@ def _follow(jobs: Jobs, job_id: str, submission: Submission, *, as_json: bool) -
         if ended.exit_code == INTERRUPTED:
             say("The study was stopped. The same command continues.")
             return INTERRUPTED
-        code = _verdicts(submission, as_json=as_json)
+        code = conclude()
         if ended.exit_code == BUDGET:
             say("Stopped: the budget is spent. Raise it, and the same command continues.")
         return ended.exit_code or code
@@ -105,7 +153,7 @@ def _follow(jobs: Jobs, job_id: str, submission: Submission, *, as_json: bool) -
 
 
 def _exit_code(code: int | None) -> int:
-    """Return what `submit` ends with when its job did not end by itself, or could not begin.
+    """Return what a command ends with when its job did not end by itself, or could not begin.
 
     Args:
         code: of the driver's process; None without one. By its shell, a signal is 128 more.
@@ -114,7 +162,12 @@ def _exit_code(code: int | None) -> int:
     return INTERRUPTED if was_killed else (code or UNREACHABLE)
 
 
-def _until_it_ends(jobs: Jobs, job_id: str, follower: Follower) -> JobState:
+def until_it_ends(jobs: Jobs, job_id: str, follower: Follower) -> JobState:
+    """Tell what happens until the job is over, and return how it ended.
+
+    Raises:
+        UnreachableError: neither the cluster nor the driver gives a sign of life.
+    """
     from ldru_study.execution.jobs import UnreachableError
 
     last_asked, is_away = time.monotonic(), False

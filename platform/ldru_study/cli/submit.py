@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ldru_study.cli.analysis import print_verdicts
+from ldru_study.cli.destination import destination, destination_options
 from ldru_study.cli.group import (
     BUDGET,
     FAILED,
@@ -28,22 +29,7 @@ if TYPE_CHECKING:
 @spec_argument
 @store_option
 @json_option
-@click.option(
-    "--address",
-    envvar="RAY_ADDRESS",
-    show_envvar=True,
-    metavar="ADDRESS",
-    help="Where to run: 'local' (default) for this machine, http://HEAD:8265 to send it to a "
-    "cluster as a job, 'auto' when this is a machine of the cluster.",
-)
-@click.option(
-    "--no-wait", is_flag=True, help="With http://...: return once the cluster has the job."
-)
-@click.option(
-    "--down-when-done",
-    is_flag=True,
-    help="With http://...: take the cluster of `ray up` down when the study is over.",
-)
+@destination_options
 @click.option("--fail-fast", is_flag=True, help="Stop at the first trial that fails.")
 @click.option(
     "--retry-diverged",
@@ -76,7 +62,7 @@ def submit(
     from ldru_study.results.store import Store
     from ldru_study.spec.study import load_study
 
-    where = _where(address, flags)
+    where = destination(address, flags)
     study = load_study(spec, changes)
     store = Store(store_uri)
     if where == "job":
@@ -86,26 +72,6 @@ def submit(
     record = new_record(sys.argv[1:])
     submission = prepare(study, store, record, retry_diverged=flags["retry_diverged"])
     sys.exit(run_here(submission, as_json=as_json, fail_fast=flags["fail_fast"], address=where))
-
-
-def _where(address: str | None, flags: dict[str, bool]) -> str | None:
-    """Return None for this machine, 'job', or the address of the cluster that this is part of."""
-    if address and address.startswith(("http://", "https://")):
-        return "job"
-    for flag in ("no_wait", "down_when_done"):
-        if flags[flag]:
-            name = flag.replace("_", "-")
-            raise click.UsageError(
-                f"--{name} is for a cluster. Give its --address http://HEAD:8265 too."
-            )
-    if address is None or address == "local":
-        return None
-    if address.startswith("ray://"):
-        raise click.UsageError(
-            f"--address {address}: Ray Client is not supported. Give the address of the "
-            "dashboard instead: http://HEAD:8265."
-        )
-    return address
 
 
 def run_here(

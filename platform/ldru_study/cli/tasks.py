@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ldru_study.cli.group import (
-    FAILED,
     StudyGroup,
+    conclude_check,
     console,
     json_option,
     print_json,
@@ -250,14 +250,15 @@ def verify(file: Path, as_json: bool) -> None:
     """Compare labels in an .npz file with ours; exit code 4 if any differs.
 
     The file has integers '<task>|<length>|x', [num, T] token ids, and '<task>|<length>|y', [num]
-    labels, such as 'd_4|40|x'. The length of the strings is T.
+    labels, such as 'd_4|40|x'. The length of the strings is T. What cannot be compared is named,
+    with exit code 2, beside what can.
 
     \b
     Example: ldru-study tasks verify labels.npz --json
     """
     from ldru_study.tasks.verify import verify_labels
 
-    compared = verify_labels(file)
+    compared, problems = verify_labels(file)
     by_task = {
         one.task: [other for other in compared if other.task == one.task] for one in compared
     }
@@ -273,9 +274,8 @@ def verify(file: Path, as_json: bool) -> None:
     ]
     num_wrong = sum(one.num_disagreements for one in compared)
     if as_json:
-        print_json({"num_disagreements": num_wrong, "tasks": rows})
+        print_json({"num_disagreements": num_wrong, "tasks": rows, "problems": problems})
     else:
         columns = ("task", "strings", "disagreements", "first of them")
         print_table(columns, [list(row.values())[:4] for row in rows], right=columns[1:3])
-    if num_wrong:
-        raise SystemExit(FAILED)
+    conclude_check(file, problems, is_right=not num_wrong)

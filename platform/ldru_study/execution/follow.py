@@ -1,14 +1,16 @@
-"""Follow a study that is driven elsewhere, by what its trials leave in the store."""
+"""Follow a study that is driven elsewhere, by what it leaves in the store."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from ldru_study.results.drivers import read_drivers
 from ldru_study.results.facts import Facts, read_facts
+from ldru_study.results.logs import LogReader
 from ldru_study.results.store import Store
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.training.work import Outcome, Progress, Work
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from ldru_study.execution.tune import Listener
 
 
-class Follower:
-    """Tells a listener what becomes of a study's trials, as a run in this process would.
+class Follower(ABC):
+    """Tells a listener what becomes of a study, as a run in this process would.
 
     Args:
         store: where the study lives.
@@ -28,16 +30,51 @@ class Follower:
 
     def __init__(self, store: Store, study: str, listener: Listener) -> None:
         self.store, self.study, self.listener = store, study, listener
-        self._works: dict[str, Work] = {}
-        self._begun: set[str] = set()
-        self._ended = set(_ends(read_facts(store)))
 
+    @abstractmethod
     def poll(self) -> None:
         """Tell what happened since the last call.
 
         Raises:
             StoreError: the store cannot be read.
         """
+
+    def is_driven(self) -> bool:
+        """Whether a driver of the study gives signs of life."""
+        return any(driver.is_alive for driver in read_drivers(self.store, self.study))
+
+
+class LogFollower(Follower):
+    """Follows one submission by the lines of its log.
+
+    Args:
+        store: see `Follower`, and so on.
+        study: the same.
+        listener: the same.
+        submission_id: whose log.
+    """
+
+    def __init__(self, store: Store, study: str, listener: Listener, submission_id: str) -> None:
+        super().__init__(store, study, listener)
+        self._reader = LogReader(store, study, submission_id)
+
+    def poll(self) -> None:
+        """See `Follower`; the lines come without their time."""
+        for line in self._reader.new_lines():
+            self.listener.said(line.partition(" ")[2])
+
+
+class TrialFollower(Follower):
+    """Follows all trials by the attempts and heartbeats that they leave."""
+
+    def __init__(self, store: Store, study: str, listener: Listener) -> None:
+        super().__init__(store, study, listener)
+        self._works: dict[str, Work] = {}
+        self._begun: set[str] = set()
+        self._ended = set(_ends(read_facts(store)))
+
+    def poll(self) -> None:
+        """See `Follower`."""
         facts = read_facts(self.store)
         for beat in facts.beats.values():
             work = self._work(beat.trial_id)
@@ -67,10 +104,6 @@ class Follower:
             self.listener.ended(
                 work, Outcome(at["state"], at["cause"], at["message"], seconds, attempt_id)
             )
-
-    def is_driven(self) -> bool:
-        """Whether a driver of the study gives signs of life."""
-        return any(driver.is_alive for driver in read_drivers(self.store, self.study))
 
     def _work(self, trial_id: str) -> Work | None:
         if trial_id not in self._works:

@@ -44,7 +44,8 @@ class JobOrder:
     """What the driver on the cluster is told: everything but the code.
 
     ``spec`` is the text of the study file and ``changes`` its ``--set`` arguments; ``provenance``
-    is the record of the machine that submitted.
+    is the record of the machine that submitted. With a ``ratio`` the study is not submitted but
+    refined to it.
     """
 
     spec: str
@@ -56,6 +57,7 @@ class JobOrder:
     address: str
     job_id: str
     flags: Mapping[str, bool] = field(default_factory=dict)
+    ratio: float | None = None
 
     def to_json(self) -> str:
         """Return the order as text."""

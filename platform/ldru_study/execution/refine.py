@@ -33,11 +33,13 @@ NextLength = Callable[[PlannedTrial, Rows], int | None]
 class Refining:
     """A trial with saved weights and what it answered: length and counts, chance by row.
 
-    ``num_asked`` counts the questions that were answered by running the model.
+    ``num_answered`` counts the questions of any study that it had answered before, ``num_asked``
+    those that were answered since by running the model.
     """
 
     trial: PlannedTrial
     rows: list[Mapping[str, Any]] = field(default_factory=list)
+    num_answered: int = 0
     num_asked: int = 0
 
 
@@ -64,7 +66,13 @@ def prepare_refinement(
         keep_record(store, study, record)
     submission = Submission(spec, store, plan, record["submission_id"], record["revision"])
     judged = [trial for trial in plan.trials if trial.suggestion is None]
-    found = {trial.trial_id: Refining(trial) for trial in judged if trial.trial_id in facts.trained}
+    found = {
+        trial.trial_id: Refining(
+            trial, num_answered=len(facts.answered.get(trial.trial_id, frozenset()))
+        )
+        for trial in judged
+        if trial.trial_id in facts.trained
+    }
     rows = Database(store, [study]).rows(
         "select trial_id, length, num_correct, num_total, chance from evaluations "
         "where study = $study",

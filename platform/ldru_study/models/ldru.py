@@ -16,6 +16,7 @@ from ldru_kernels import (
     LevelNorms,
     MergeWeights,
     Norm,
+    Operator,
     StreamingReduction,
     feed_forward,
     level_norms,
@@ -49,13 +50,13 @@ class Ldru(nn.Module):
         self.embedding.weight = nn.Parameter(truncated_normal(num_symbols, width, std=0.02))
         self.leaf_norm = nn.LayerNorm(width)
         self.leaf_ffn = _feed_forward(width)
-        self.operator = _operator(config.operator, width)
+        self._operator_kind = OPERATORS["grc_tanh" if config.gelu == "tanh" else config.operator]
+        self.operator = _operator(self._operator_kind, width)
         self.node_ffn = _feed_forward(width, node=True)
         self.node_norm = nn.LayerNorm(width)
         # a rule with an identity element starts as zero_right
         self.identity = nn.Parameter(torch.zeros(width)) if config.lone_node == "identity" else None
         self.classifier = Affine(width, num_classes)
-        self._operator_kind = OPERATORS[config.operator]
         self._group: ProcessGroup | None = None
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -250,9 +251,9 @@ def _random_offsets(generator: torch.Generator | None = None) -> tuple[int, ...]
     return tuple(torch.randint(2, (_MOST_LEVELS,), generator=generator).tolist())
 
 
-def _operator(name: str, width: int) -> nn.ParameterDict:
+def _operator(kind: type[Operator], width: int) -> nn.ParameterDict:
     weights = nn.ParameterDict()
-    for field, shape in shapes(OPERATORS[name], width).items():
+    for field, shape in shapes(kind, width).items():
         if field in ("v_left", "v_right", "w_out"):
             weights[field] = torch.eye(width)
         elif len(shape) == 2:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from ldru_study.errors import unknown_name
 from ldru_study.spec.engine import ENGINE_CONFIGS
 from ldru_study.spec.model import HEADLINE_FIELDS
-from ldru_study.spec.paths import Place, describe, get_place, parse_place, set_place
+from ldru_study.spec.paths import Place, describe, format_place, get_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
 from ldru_study.spec.task import as_task_text
 from ldru_study.spec.trial import TrainConfig, TrialConfig
@@ -23,6 +25,8 @@ Problem = tuple[Place, str]
 
 _ROOTS = ("task", "sampling", "model", "train")
 MAX_CELLS = 100_000
+# values of an axis that a message repeats
+_MOST_SHOWN = 8
 # of these only the precision tells trials apart
 CARRIED_OUT = ("train.engine", "train.sequence_parallel", "train.data_parallel")
 
@@ -45,19 +49,26 @@ class Cell:
 
 
 def expand(
-    base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], rules: Sequence[Rule]
+    base: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    rules: Sequence[Rule],
+    changed: Sequence[Place] = (),
 ) -> tuple[tuple[Cell, ...], list[Problem]]:
     """Return the cells that ``grid`` spans over ``base``, and every problem found on the way.
+
+    A field that an axis would overrule everywhere is a problem. A rule may overrule a field, that
+    is what it is for; but not in every cell what somebody has just changed.
 
     Args:
         base: the trial's fields that hold in every cell.
         grid: dotted path -> values; a shorter path is laid before a longer one.
         rules: (when, set) pairs of dotted paths, applied in order to the cells that match.
+        changed: the places that ``--set`` names.
     """
-    problems = _axis_problems(base, grid)
+    problems = _axis_problems(base, grid) + _overruled(base, grid, changed)
     if problems:
         return (), problems
-    expansion = _Expansion(base, grid, rules)
+    expansion = _Expansion(base, grid, rules, changed)
     return expansion.cells(), list(expansion.found)
 
 
@@ -65,9 +76,15 @@ class _Expansion:
     """One expansion of a grid; ``found`` collects each problem once, however many cells it hits."""
 
     def __init__(
-        self, base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], rules: Sequence[Rule]
+        self,
+        base: Mapping[str, Any],
+        grid: Mapping[str, Sequence[Any]],
+        rules: Sequence[Rule],
+        changed: Sequence[Place],
     ) -> None:
         self.base, self.grid, self.rules = base, grid, rules
+        # the changed fields that no cell has been seen to keep
+        self.unused = {place for place in changed if place[0] in _ROOTS}
         self.axes = sorted(grid, key=lambda axis: axis.count("."))
         self.unmatched = set(range(len(rules)))
         self.found: dict[Problem, None] = {}
@@ -81,6 +98,9 @@ class _Expansion:
         for number in sorted(self.unmatched) if not self.found else ():
             place = ("overrides", number, "when")
             self.found[place, "matches no cell of the grid. Mend or drop it."] = None
+        for changed in sorted(self.unused, key=format_place) if not self.found else ():
+            text = "overrides set it in every cell of the grid. Drop them too: --set overrides=[]"
+            self.found[changed, f"{text}."] = None
         return _named(self.axes, self.grid, configs, self.found)
 
     def _config(self, choice: tuple[int, ...]) -> TrialConfig | None:
@@ -91,14 +111,22 @@ class _Expansion:
             raw = _overlay(raw, axis, self.grid[axis][number], source, origin, self.found)
         config = _validated(raw, origin, self.found)
         if config is None or not self.rules:
+            self.unused = set()
             return config
         full = config.model_dump(mode="python")
+        laid = set()
         for number, (when, to_set) in enumerate(self.rules):
             if _matches(full, when, ("overrides", number, "when"), self.found):
                 self.unmatched.discard(number)
                 for path, value in to_set.items():
                     source = ("overrides", number, "set", path)
                     raw = _overlay(raw, path, value, source, origin, self.found)
+                    laid.add(path)
+        self.unused = {
+            place
+            for place in self.unused
+            if any(_is_within(place, tuple(path.split("."))) for path in laid)
+        }
         return _validated(raw, origin, self.found)
 
 
@@ -126,6 +154,57 @@ def _axis_problems(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -
             text = f"no {field} is given. Add '{field}:' or an axis 'grid.{field}'."
             problems.append(((), text))
     return problems
+
+
+def _overruled(
+    base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], changed: Sequence[Place]
+) -> list[Problem]:
+    """Return the fields of ``base`` that no cell would have, since an axis lies over them."""
+    problems: list[Problem] = []
+    for axis, values in grid.items():
+        place: Place = tuple(axis.split("."))
+        # a study without any field of train has an empty one
+        if not values or not _is_in(base, place) or get_place(base, place) == {}:
+            continue
+        inside = [one for one in changed if _is_within(one, place) and _is_in(base, one)]
+        for one in inside or [place]:
+            advice = f"Drop one of the two{_instead(axis, values, base, one)}."
+            text = f"the axis grid.{axis} overrules it in every cell, with {_listed(values)}."
+            problems.append((one, f"{text} {advice}"))
+    return problems
+
+
+def _is_within(place: Place, outer: Place) -> bool:
+    return place[: len(outer)] == outer
+
+
+def _is_in(base: Mapping[str, Any], place: Place) -> bool:
+    try:
+        get_place(base, place)
+    except LookupError:
+        return False
+    return True
+
+
+def _instead(axis: str, values: Sequence[Any], base: Mapping[str, Any], place: Place) -> str:
+    """Say how an axis gets what was given for the field that it is, or for a part of that."""
+    below, value = place[len(axis.split(".")) :], get_place(base, place)
+    if not below:
+        return f", or change the axis: --set 'grid.{axis}=[{_in_yaml(value)}]'"
+    if not isinstance(values[0], Mapping):
+        return ""
+    change = f"--set 'grid.{axis}[0].{format_place(below)}={_in_yaml(value)}'"
+    return f", or change the axis: {change}{' and so on' if values[1:] else ''}"
+
+
+def _listed(values: Sequence[Any]) -> str:
+    shown = [_show(value) for value in values[:_MOST_SHOWN]]
+    return f"[{', '.join([*shown, *(['...'] if values[_MOST_SHOWN:] else [])])}]"
+
+
+def _in_yaml(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _covered(field: str, grid: Mapping[str, Sequence[Any]]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ldru_study.spec.sizes import (
     Heads,
+    HeadsBase,
     Layers,
     Share,
     Width,
@@ -85,7 +85,7 @@ class SdSsmConfig(WidthBase):
         return choice + 2 * product(width, width, length) + product(width, num_classes)
 
 
-class DeltaNetConfig(WidthBase):
+class DeltaNetConfig(HeadsBase):
     """Linear attention whose state is changed by generalised Householder products, pre-norm.
 
     Source: Yang et al. 2024, arXiv 2406.06484; negative eigenvalues Grazzi et al. 2024, arXiv
@@ -98,16 +98,6 @@ class DeltaNetConfig(WidthBase):
     heads: Heads = Field(4, description="states of a block")
     householders: Annotated[int, Field(ge=1, le=64)] = Field(1, description="products per token")
     negative_eigenvalues: NegativeEigenvalues = False
-
-    @property
-    def width_step(self) -> int:
-        """Widths come in multiples of this."""
-        return self.heads
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
-        self._check_multiple(self.heads)
-        return self
 
     def num_parameters(self, num_symbols: int, num_classes: int) -> int:
         """See `ModelBase`."""
@@ -132,13 +122,14 @@ class DeltaNetConfig(WidthBase):
         return self.layers * layer + product(width, num_classes)
 
 
-class Mamba2Config(WidthBase):
+class Mamba2Config(HeadsBase):
     """Selective state-space model: one decay per head and token, pre-norm.
 
     Source: Dao and Gu 2024, arXiv 2405.21060; negative eigenvalues Grazzi et al. 2024, arXiv
     2411.12537.
     """
 
+    expansion = 2
     kind: Literal["mamba2"]
     width: Width = Field(
         64, description="features between the layers; 2 width: a multiple of heads"
@@ -149,17 +140,6 @@ class Mamba2Config(WidthBase):
         64, description="state features per feature of a head"
     )
     negative_eigenvalues: NegativeEigenvalues = False
-
-    @property
-    def width_step(self) -> int:
-        """Widths come in multiples of this."""
-        return self.heads // math.gcd(2, self.heads)
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
-        if not self.is_width_open and 2 * self.width % self.heads:
-            raise ValueError(f"2 * width {self.width} is not a multiple of heads {self.heads}")
-        return self
 
     def num_parameters(self, num_symbols: int, num_classes: int) -> int:
         """See `ModelBase`."""

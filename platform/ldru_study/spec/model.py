@@ -21,6 +21,7 @@ from ldru_study.spec.linear_recurrences import (
 from ldru_study.spec.sizes import (
     MAX_WIDTH,
     Heads,
+    HeadsBase,
     Layers,
     ModelBase,
     Share,
@@ -34,6 +35,7 @@ from ldru_study.spec.sizes import (
 )
 
 Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
+Gelu = Literal["exact", "tanh"]
 LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
 Positions = Literal["alibi", "none", "relative", "rope", "sinusoidal"]
 
@@ -49,6 +51,9 @@ class LdruConfig(WidthBase):
 
     kind: Literal["ldru"]
     operator: Operator = Field("mlp", description="the learned binary operator")
+    gelu: Gelu = Field(
+        "exact", description="form of the gelu in operator grc: exact, torch's; tanh, JAX's default"
+    )
     lone_node: LoneNode = Field(
         "zero_left", description="what becomes of the last node of a level with an odd count"
     )
@@ -62,6 +67,15 @@ class LdruConfig(WidthBase):
     random_brackets: bool = Field(
         False, description="in training, pairs begin at the first or second node of a level"
     )
+
+    @model_validator(mode="after")
+    def _gelu_is_used(self) -> Self:
+        if self.gelu != "exact" and self.operator != "grc":
+            raise ValueError(
+                f"gelu '{self.gelu}': operator {self.operator} has none. Leave it out, or use "
+                "operator grc"
+            )
+        return self
 
     @model_validator(mode="after")
     def _brackets_can_be_random(self) -> Self:
@@ -165,7 +179,7 @@ class GruConfig(_RecurrentConfig):
     kind: Literal["gru"]
 
 
-class TransformerConfig(WidthBase):
+class TransformerConfig(HeadsBase):
     """Post-norm Transformer encoder with full attention, read at the last token.
 
     Source: Vaswani et al. 2017; sizes as in Delétang et al. 2023.
@@ -189,7 +203,6 @@ class TransformerConfig(WidthBase):
     def _shapes_fit(self) -> Self:
         if self.is_width_open:
             return self
-        self._check_multiple(self.heads)
         if self.positions == "rope" and (self.width // self.heads) % 2:
             raise ValueError(
                 f"positions 'rope' rotates pairs: width / heads = {self.width // self.heads} is odd"
@@ -230,7 +243,7 @@ class TransformerConfig(WidthBase):
 _WAVES = ("sinusoidal", "relative")
 
 
-class RegularGptConfig(WidthBase):
+class RegularGptConfig(HeadsBase):
     """Transformer of ceil(log_c T) rounds of one layer, each over windows of c states.
 
     Source: Chi et al. 2023, arXiv 2305.03796.
@@ -243,16 +256,6 @@ class RegularGptConfig(WidthBase):
         2, description="states that a round makes one of: c"
     )
     dropout: Share = Field(0.0, description="after the embedding and in every residual branch")
-
-    @property
-    def width_step(self) -> int:
-        """Widths come in multiples of this."""
-        return self.heads
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
-        self._check_multiple(self.heads)
-        return self
 
     def num_parameters(self, num_symbols: int, num_classes: int) -> int:
         """See `ModelBase`."""

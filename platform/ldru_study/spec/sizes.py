@@ -7,10 +7,11 @@ updates; norms, activations and softmaxes are left out. V symbols, C classes, T 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ldru_study.spec.strict import Strict
 
@@ -53,9 +54,29 @@ class WidthBase(ModelBase):
         """Whether ``match_parameters`` is yet to decide the width."""
         return self.match_parameters is not None and "width" not in self.model_fields_set
 
-    def _check_multiple(self, heads: int) -> None:
-        if not self.is_width_open and self.width % heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {heads}")
+
+class HeadsBase(WidthBase):
+    """A configuration whose features are shared out over heads.
+
+    A kind names its ``heads`` itself, in its own order of fields and with its own default.
+    """
+
+    # what is shared out, in multiples of the width
+    expansion: ClassVar[int] = 1
+    if TYPE_CHECKING:
+        heads: int
+
+    @property
+    def width_step(self) -> int:
+        """Widths come in multiples of this."""
+        return self.heads // math.gcd(self.expansion, self.heads)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if not self.is_width_open and self.expansion * self.width % self.heads:
+            times = f"{self.expansion} * " if self.expansion > 1 else ""
+            raise ValueError(f"{times}width {self.width} is not a multiple of heads {self.heads}")
+        return self
 
 
 def affine(num_in: int, num_out: int) -> int:

@@ -251,6 +251,7 @@ def validate_study(
 ) -> StudySpec:
     """Validate a study's content; see `load_study` for what is raised."""
     found: list[tuple[Place, str]] = []
+    changed = [parse_place(change.partition("=")[0].strip()) for change in changes]
     frame = None
     try:
         frame = StudyFile.model_validate(content)
@@ -267,6 +268,7 @@ def validate_study(
             {key: value for key in _BASE if (value := getattr(usable, key)) is not None},
             usable.grid,
             [(rule.when, rule.set) for rule in usable.overrides],
+            changed,
         )
         found += problems
     if frame is not None:
@@ -274,7 +276,6 @@ def validate_study(
         if frame.search is not None and cells:
             found += _search_problems(frame.search, cells)
     if found or frame is None:
-        changed = [parse_place(change.partition("=")[0].strip()) for change in changes]
         raise SpecError(file.source, [_line(place, text, file, changed) for place, text in found])
     return StudySpec(frame, cells, file.text, changes)
 

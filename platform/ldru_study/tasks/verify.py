@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from ldru_study.errors import StudyError, did_you_mean
-from ldru_study.npz_file import read_npz
+from ldru_study.errors import InputError, StudyError, UnknownNameError, did_you_mean
+from ldru_study.npz_file import Array, read_npz
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.task import Task
 
@@ -40,7 +40,7 @@ class Comparison:
     example: str
 
 
-def verify_labels(path: Path) -> tuple[Comparison, ...]:
+def verify_labels(path: Path) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Compare every string's label in a file with the task's.
 
     Args:
@@ -49,54 +49,73 @@ def verify_labels(path: Path) -> tuple[Comparison, ...]:
             of the strings is T.
 
     Returns:
-        One comparison per pair, in the order of the file.
+        One comparison per pair, in the order of the file; and what could not be compared, and why.
 
     Raises:
         NotFoundError: there is no such file.
-        StudyError: it is no such file; the message names the key that is odd.
-        UnknownNameError: a task is unknown.
+        InputError: nothing of it can be compared; it names every key that is odd.
+        StudyError: it is no such file.
     """
-    arrays = read_npz(path)
+    arrays, unread = read_npz(path)
+    problems = list(unread.values())
     pairs: dict[str, str] = {}
     for key in arrays:
         match = _KEY.fullmatch(key)
         if match is None:
-            raise StudyError(
-                f"{path}: key '{key}' is none of ours. Write '<task>|<length>|x' for token ids "
-                "and '<task>|<length>|y' for labels, such as 'd_4|40|x'."
+            problems.append(
+                f"key '{key}' is none of ours. Write '<task>|<length>|x' for token ids and "
+                "'<task>|<length>|y' for labels, such as 'd_4|40|x'."
             )
-        pairs[f"{match['task']}|{match['length']}"] = match["task"]
+        else:
+            pairs[f"{match['task']}|{match['length']}"] = match["task"]
     found = []
     for key, name in pairs.items():
-        for part, other in ("xy", "yx"):
-            if f"{key}|{part}" not in arrays:
-                near = did_you_mean(f"{key}|{part}", arrays)
-                raise StudyError(
-                    f"{path}: '{key}|{other}' is there without '{key}|{part}'. {near}".rstrip()
-                )
-        found.append(_compare(path, key, find_task(name), arrays[f"{key}|x"], arrays[f"{key}|y"]))
-    return tuple(found)
+        # why an array was not read has been said
+        if unread.keys() & {f"{key}|x", f"{key}|y"}:
+            continue
+        try:
+            task = _find(key, name)
+            found.append(_compare(key, task, *(_array(arrays, key, part) for part in "xy")))
+        except StudyError as error:
+            problems.append(str(error))
+    if not found:
+        raise InputError(str(path), problems)
+    return tuple(found), tuple(problems)
 
 
-def _compare(
-    path: Path, key: str, task: Task, x: npt.NDArray[np.generic], y: npt.NDArray[np.generic]
-) -> Comparison:
-    for part, array, shape in (("x", x, "[num, T]"), ("y", y, "[num]")):
-        where = f"{path}: '{key}|{part}'"
-        if array.dtype.kind not in "iub":
-            raise StudyError(f"{where}: wants integers, found {array.dtype}.")
-        if array.ndim != shape.count(",") + 1:
-            raise StudyError(f"{where}: wants shape {shape}, found {list(array.shape)}.")
+def _find(key: str, name: str) -> Task:
+    try:
+        return find_task(name)
+    except UnknownNameError as error:
+        raise StudyError(f"'{key}|x': {error}") from None
+
+
+def _array(arrays: Mapping[str, Array], key: str, part: str) -> Array:
+    wanted = f"{key}|{part}"
+    if wanted not in arrays:
+        other = f"{key}|{'xy'[part == 'x']}"
+        near = did_you_mean(wanted, [one for one in arrays if one != other])
+        raise StudyError(f"'{other}' is there without '{wanted}'. {near}".rstrip())
+    array, shape = arrays[wanted], {"x": "[num, T]", "y": "[num]"}[part]
+    if array.dtype.kind not in "iub":
+        raise StudyError(f"'{wanted}': wants integers, found {array.dtype}.")
+    if array.ndim != shape.count(",") + 1:
+        raise StudyError(f"'{wanted}': wants shape {shape}, found {list(array.shape)}.")
+    if not array.size:
+        raise StudyError(f"'{wanted}': shape {list(array.shape)} has nothing to compare.")
+    return array
+
+
+def _compare(key: str, task: Task, x: Array, y: Array) -> Comparison:
     if len(x) != len(y):
-        raise StudyError(f"{path}: '{key}|x' has {len(x)} strings, '{key}|y' {len(y)} labels.")
-    tokens = x.astype(np.int64)
-    odd = tokens[(tokens < 0) | (tokens >= task.num_symbols)]
+        raise StudyError(f"'{key}|x' has {len(x)} strings, '{key}|y' {len(y)} labels.")
+    odd = x[(x < 0) | (x >= task.num_symbols)]
     if odd.size:
         raise StudyError(
-            f"{path}: '{key}|x': token {odd[0]} is none of {task.name}, which has 0 to "
+            f"'{key}|x': token {odd[0]} is none of {task.name}, which has 0 to "
             f"{task.num_symbols - 1}: {' '.join(task.symbols)}."
         )
-    small = tokens.astype(np.uint8)
+    small = x.astype(np.uint8)
     labels = task.language.label(small, np.full(len(x), x.shape[1], dtype=np.int64))
     given = y.astype(np.int64)
     (differ,) = np.nonzero(labels != given)

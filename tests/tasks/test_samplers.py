@@ -15,7 +15,7 @@ from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.registry import find_task, task_names
 from ldru_study.tasks.samplers import SAMPLINGS, is_chance_exact, sampler_of, samplings_of
 from ldru_study.tasks.streams import random_stream
-from ldru_study.tasks.trees import LONGEST, TreeSampler
+from ldru_study.tasks.trees import LONGEST, TreeSampler, _Lengths
 
 OWN = "contains_010=regex:(0|1)*010(0|1)*"
 EVERY = [(name, one) for name in (*task_names(), OWN) for one in samplings_of(name)]
@@ -50,6 +50,13 @@ def test_contract(name, sampling):
     of_stream, pieces = sampler.stream(longest, 3, random_stream(2, "strings"), 16)
     assert (np.concatenate(list(pieces), axis=1) == tokens).all()
     assert (of_stream == labels).all()
+    # the same beside others
+    parts = [lengths[:40], np.full(3, longest), lengths[:1], lengths]
+    together = sampler.sample_each(parts, [random_stream(n, "together") for n in range(4)])
+    for number, (part, found) in enumerate(zip(parts, together, strict=True)):
+        tokens, labels = sampler.sample(part, random_stream(number, "together"))
+        assert np.array_equal(found[0], tokens)
+        assert np.array_equal(found[1], labels)
 
 
 @pytest.mark.parametrize(("name", "sampling"), [pair for pair in EVERY if is_chance_exact(*pair)])
@@ -372,6 +379,54 @@ def test_splits_from_tables_are_those_reckoned_one_by_one(monkeypatch):
     monkeypatch.setattr("ldru_study.tasks.trees._LONGEST_TABLE", 0)
     monkeypatch.setattr("ldru_study.tasks.trees._PART", 100)
     assert (draw() == from_tables).all()
+
+
+def test_weights_of_lengths_do_not_depend_on_the_longest():
+    language = find_task("listops_5_9").language
+    short, long = _Lengths(language, 64), _Lengths(language, 300)
+    for one, other in zip(short.together, long.together, strict=True):
+        for number, weights in one.items():
+            assert np.array_equal(weights, other[number][: len(weights)])
+            if number > 1:
+                wanted = np.convolve(one[1], one[number - 1])[: len(weights)]
+                assert np.allclose(weights, wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("longest", [1, 3, 8, 14, 60])
+def test_lists_have_the_same_values_counted_in_one_number(longest, monkeypatch):
+    monkeypatch.setattr("ldru_study.tasks.listops._FEWEST_PACKED", 1)
+    language, rng = find_task("listops_3_9").language, np.random.default_rng(longest)
+    # half of them anything, short ones often a list; half of them trees
+    lengths = rng.integers(0, longest + 1, 2000)
+    share = np.array([0.03] * 10 + [0.08] * 4 + [0.38])
+    tokens = rng.choice(15, size=(2000, longest), p=share).astype(np.uint8)
+    sampler = sampler_of("listops_10_4", "paper")
+    covered = rng.choice(sampler.covered_lengths(1, longest), 2000)
+    trees, _ = sampler.sample(covered, rng)
+    for strings, sizes in ((tokens, lengths), (trees, covered)):
+        found = language.label(strings, sizes)
+        assert np.array_equal(found, language._label_any(strings, sizes))
+    assert (found >= 0).all()
+
+
+def test_lists_with_more_arguments_than_one_number_counts_have_values():
+    language, rng = find_task("listops_3_9").language, np.random.default_rng(0)
+    for number in (15, 16, 17, 32, 64, 70):
+        arguments = rng.integers(8, 10, size=(600, number))
+        outside = np.full((600, 1), 10), rng.integers(10, 14, size=(600, 1)), np.full((600, 1), 14)
+        # the only argument of a minimum
+        whole = np.hstack([outside[0], outside[1], arguments, outside[2], outside[2]])
+        tokens, lengths = whole.astype(np.uint8), np.full(600, number + 4)
+        wanted = np.choose(
+            outside[1][:, 0] - 10,
+            [
+                arguments.min(axis=1),
+                arguments.max(axis=1),
+                np.median(arguments, axis=1).astype(int),
+                arguments.sum(axis=1) % 10,
+            ],
+        )
+        assert np.array_equal(language.label(tokens, lengths), wanted)
 
 
 @pytest.mark.parametrize("name", [name for name in task_names() if find_task(name).is_regular])

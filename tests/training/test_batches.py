@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.conftest import small_trial
 from ldru_study.spec.trial import CurriculumConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.training.batches import (
+    TrainingBatches,
     evaluation_block,
     longest_length,
     training_batch,
@@ -99,6 +102,48 @@ def test_a_curriculum_that_begins_below_a_task_draws_its_shortest_length():
 def own_trial(task, sampling="balanced"):
     base = small_trial(max_length=12)
     return type(base).model_validate(base.model_dump() | {"task": task, "sampling": sampling})
+
+
+@pytest.mark.parametrize(
+    ("task", "sampling"),
+    [("parity_check", "balanced"), ("d_2", "hard"), ("listops_3_9", "balanced")],
+)
+def test_batches_drawn_ahead_are_those_of_their_steps(task, sampling):
+    config, ahead = own_trial(task, sampling), TrainingBatches(own_trial(task, sampling))
+    # on and on, beyond the last step, again, and on from elsewhere
+    for step in (*range(14), 2, 3, 4, 11, 40, 0):
+        one, alone = ahead.at(step), training_batch(config, step)
+        assert torch.equal(one.tokens, alone.tokens)
+        assert torch.equal(one.lengths, alone.lengths)
+        assert torch.equal(one.labels, alone.labels)
+        # whoever changes a batch changes no other
+        one.tokens.zero_()
+
+
+@pytest.mark.parametrize(
+    ("task", "sampling", "checksum"),
+    [
+        ("parity_check", "balanced", 1675995600),
+        ("cycle_navigation", "hard", 3358141611),
+        ("modular_arithmetic", "paper", 971393746),
+        ("d_4", "balanced", 3170293530),
+        ("d_4", "hard", 3189506889),
+        ("tomita_7", "paper", 1533429994),
+        ("group_s5", "balanced", 3033183865),
+        ("listops_5_9", "balanced", 2036240172),
+    ],
+)
+def test_strings_are_pinned(task, sampling, checksum):
+    """Change these only together with RECIPE, or with the identity of the task."""
+    config = own_trial(task, sampling)
+    batches = [training_batch(config, step) for step in (0, 5)]
+    batches.append(evaluation_block(config, 25, 0, 0, 20))
+    found = b"".join(
+        array.numpy().tobytes()
+        for batch in batches
+        for array in (batch.tokens, batch.lengths, batch.labels)
+    )
+    assert zlib.crc32(found) == checksum
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,11 @@ class Automaton:
         """After this many lengths, beginning with 0, the classes that exist repeat."""
         return len(self._class_patterns[0])
 
+    @property
+    def first_class_pattern(self) -> int:
+        """The length that the classes begin again from, when they repeat."""
+        return self._class_patterns[1]
+
     @cached_property
     def _class_patterns(self) -> tuple[list[tuple[int, ...]], int]:
         """Return the classes at lengths 0, 1, ... until they repeat, and where the cycle begins.

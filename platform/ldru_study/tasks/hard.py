@@ -15,8 +15,10 @@ import numpy as np
 
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
 from ldru_study.tasks.pieces import DrawnWhole
+from ldru_study.tasks.presence import Presence
 from ldru_study.tasks.products import ProductLabels
-from ldru_study.tasks.sampling import BalancedSampler
+from ldru_study.tasks.sampling import BalancedSampler, Floats
+from ldru_study.tasks.streams import Streams
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
 
@@ -36,64 +38,71 @@ class HardSampler(DrawnWhole, BalancedSampler):
         self._accepts = task.num_classes == 2
         # draws accepted strings and near misses in one walk
         near = task.near_misses
-        self._source = self if near is None else BalancedSampler(_told_apart(task.automaton, near))
+        self._source: BalancedSampler = self
+        self._near: Presence | None = None
+        if near is not None:
+            told_apart = _told_apart(task.automaton, near)
+            self._source, self._near = BalancedSampler(told_apart), Presence(told_apart)
 
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
-        labels = self._labels(lengths, rng)
-        tokens = self._with_labels(labels, lengths, rng)
+    def _draw(self, lengths: Ints, streams: Streams, owners: Ints) -> tuple[Symbols, Ints]:
+        labels = self._labels(lengths, streams, owners)
+        tokens = self._mistakable(labels, lengths, streams, owners)
         return tokens, self._labelled.label(tokens, lengths)
 
-    def _with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+    def _mistakable(self, labels: Ints, lengths: Ints, streams: Streams, owners: Ints) -> Symbols:
         # what each string is, or is to be mistaken for
-        others = self._others(labels, lengths, rng)
+        others = self._others(labels, lengths, streams.random(owners))
         (misses,) = np.nonzero(others != labels)
         if not self._accepts:
-            tokens = self.with_labels(others, lengths, rng)
-            _put(tokens, misses, self._late(tokens[misses], labels[misses], lengths[misses], rng))
+            tokens = self.with_labels(others, lengths, streams, owners)
+            self._turn_late(tokens, misses, labels, lengths, streams, owners)
             return tokens
-        kinds = (rng.random(len(misses)) * (2 + self._near_exists(lengths[misses]))).astype(int)
+        draws, num_kinds = streams.random(owners[misses]), np.full(len(misses), 2)
+        if self._near is not None:
+            num_kinds += self._near.has(_NEAR, lengths[misses])
+        kinds = (draws * num_kinds).astype(np.int64)
         others[misses[kinds == 2]] = _NEAR
-        tokens = self._source.with_labels(others, lengths, rng)
+        tokens = self._source.with_labels(others, lengths, streams, owners)
         # where nothing is accepted there is nothing to miss: any rejected string, near or not
         (alone,) = np.nonzero(others == _REJECTED)
         if len(alone) and self._source is not self:
-            _put(tokens, alone, self.with_labels(others[alone], lengths[alone], rng))
-        left = self._edit(tokens, misses[kinds == 0], lengths, rng)
+            found = self.with_labels(others[alone], lengths[alone], streams, owners[alone])
+            _put(tokens, alone, found)
+        left = self._edit(tokens, misses[kinds == 0], lengths, streams, owners)
         late = np.concatenate([misses[kinds == 1], left])
-        _put(tokens, late, self._late(tokens[late], labels[late], lengths[late], rng))
+        # each stream's together
+        late = late[np.argsort(owners[late], kind="stable")]
+        self._turn_late(tokens, late, labels, lengths, streams, owners)
         return tokens
 
-    def _others(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Ints:
+    def _others(self, labels: Ints, lengths: Ints, draws: Floats) -> Ints:
         """Return a label for each string to be mistaken for, its own if it is not to be."""
-        draws = rng.random(len(labels))
-        others = labels.copy()
-        for length in np.unique(lengths):
-            (here,) = np.nonzero(lengths == length)
-            present = np.array(self.automaton.classes_at(int(length)))
-            if len(present) == 1:
-                continue
-            # any but its own: so many places further on in the ring of classes
-            shift = 1 + (draws[here] * (len(present) - 1)).astype(np.int64)
-            place = np.searchsorted(present, labels[here])
-            others[here] = present[(place + shift) % len(present)]
+        counts = self._presence.num_classes(lengths)
+        # any but its own: so many places further on in the ring of classes
+        shifts = 1 + (draws * (counts - 1)).astype(np.int64)
+        places = self._presence.place_of(labels, lengths) + shifts
+        # of a single class, itself
+        others = self._presence.class_at(places % counts, lengths)
         return np.where(labels == _ACCEPTED, labels, others) if self._accepts else others
 
-    def _near_exists(self, lengths: Ints) -> Ints:
-        """Return 1 for each length at which there are near misses, else 0."""
-        if self._source is self:
-            return np.zeros_like(lengths)
-        distinct, where = np.unique(lengths, return_inverse=True)
-        classes = [self._source.automaton.classes_at(int(length)) for length in distinct]
-        return np.array([int(_NEAR in one) for one in classes], dtype=np.int64)[where]
+    def _turn_late(
+        self,
+        tokens: Symbols,
+        rows: Ints,
+        labels: Ints,
+        lengths: Ints,
+        streams: Streams,
+        owners: Ints,
+    ) -> None:
+        """Let the strings ``rows`` of ``tokens`` turn to their labels at uniform places."""
+        labels, lengths, owners = labels[rows], lengths[rows], owners[rows]
+        places = (streams.random(owners) * lengths).astype(np.int64)
+        found = self._reach.turn(tokens[rows], places, labels, lengths, streams, owners)
+        _put(tokens, rows, found)
 
-    def _late(
-        self, strings: Symbols, labels: Ints, lengths: Ints, rng: np.random.Generator
-    ) -> Symbols:
-        places = (rng.random(len(lengths)) * lengths).astype(np.int64)
-        return self._reach.turn(strings, places, labels, lengths, rng)
-
-    def _edit(self, tokens: Symbols, rows: Ints, lengths: Ints, rng: np.random.Generator) -> Ints:
+    def _edit(
+        self, tokens: Symbols, rows: Ints, lengths: Ints, streams: Streams, owners: Ints
+    ) -> Ints:
         """Replace symbols of accepted strings until they are rejected; return the rows that stay.
 
         ``tokens`` is changed in the other rows of ``rows``.
@@ -104,11 +113,12 @@ class HardSampler(DrawnWhole, BalancedSampler):
                 break
             several = np.repeat(rows, _TRIES_PER_ROUND)
             tried = tokens[several]
-            edits = rng.integers(1, _MOST_EDITS + 1, size=len(several))
+            edits = streams.integers(1, _MOST_EDITS + 1, owners[several])
             for number in range(_MOST_EDITS):
                 (here,) = np.nonzero(number < edits)
-                place = (rng.random(len(here)) * lengths[several[here]]).astype(np.int64)
-                step = rng.integers(1, num_symbols, size=len(here))
+                edited = several[here]
+                place = (streams.random(owners[edited]) * lengths[edited]).astype(np.int64)
+                step = streams.integers(1, num_symbols, owners[edited])
                 tried[here, place] = (tried[here, place] + step) % num_symbols
             labels = self._labelled.label(tried, lengths[several]).reshape(-1, _TRIES_PER_ROUND)
             is_rejected = labels == _REJECTED

@@ -17,6 +17,7 @@ from ldru_study.tasks.counts import LogCounts
 from ldru_study.tasks.pieces import DrawnWhole
 from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.sampling import BalancedSampler, Floats
+from ldru_study.tasks.streams import Streams
 from ldru_study.tasks.task import Task
 from ldru_study.tasks.walks import Reach
 
@@ -32,6 +33,7 @@ class PaperSampler(BalancedSampler):
         super().__init__(task.automaton)
         self._accepted = 0.5 if task.paper == "half_accepted" else 0.0
         self._counts = LogCounts(task.automaton)
+        self._cuts: dict[int, Floats] = {}
 
     def covers(self, length: int) -> bool:
         """Whether there are strings of ``length``."""
@@ -51,11 +53,18 @@ class PaperSampler(BalancedSampler):
         found: Floats = shares / shares.sum()
         return found
 
-    def _labels(self, lengths: Ints, rng: np.random.Generator) -> Ints:
-        distinct, where = np.unique(lengths, return_inverse=True)
-        cuts = np.cumsum([self.label_shares(int(length)) for length in distinct], axis=1)[:, :-1]
-        labels: Ints = (rng.random(len(lengths))[:, None] >= cuts[where]).sum(axis=1)
+    def _labels(self, lengths: Ints, streams: Streams, owners: Ints) -> Ints:
+        draws, labels = streams.random(owners), np.empty_like(lengths)
+        for length in np.unique(lengths).tolist():
+            (here,) = np.nonzero(lengths == length)
+            labels[here] = np.searchsorted(self._cuts_at(length), draws[here], side="right")
         return labels
+
+    def _cuts_at(self, length: int) -> Floats:
+        """Return the cumulative shares of all labels but the last, float64 [C - 1]."""
+        if length not in self._cuts:
+            self._cuts[length] = np.cumsum(self.label_shares(length))[:-1]
+        return self._cuts[length]
 
 
 class WalkSampler(DrawnWhole, BalancedSampler):
@@ -70,8 +79,7 @@ class WalkSampler(DrawnWhole, BalancedSampler):
         """Whether there are strings of ``length``."""
         return length >= 1 and bool(self.automaton.classes_at(length))
 
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """Draw one string of each length, and its label; see `BalancedSampler.sample`."""
-        labels = self._labels(lengths, rng)
-        tokens = self.reach.walk(labels, lengths, rng)
+    def _draw(self, lengths: Ints, streams: Streams, owners: Ints) -> tuple[Symbols, Ints]:
+        labels = self._labels(lengths, streams, owners)
+        tokens = self.reach.walk(labels, lengths, streams, owners)
         return tokens, self._labelled.label(tokens, lengths)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 
 from ldru_study.tasks.automaton import Ints, Symbols
+from ldru_study.tasks.together import DrawnTogether
 
 
-class DrawnWhole(ABC):
+class DrawnWhole(DrawnTogether):
     """A sampler whose strings look at their whole length, such as those that turn somewhere."""
-
-    @abstractmethod
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """Draw one string of each length: tokens uint8 [B, T] and labels int64 [B]."""
 
     def stream(
         self, length: int, num_strings: int, rng: np.random.Generator, size: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Literal, Protocol, get_args
 
@@ -41,6 +41,11 @@ class Sampler(Protocol):
 
     def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
         """Draw one string of each length: tokens uint8 [B, T] and labels int64 [B]."""
+
+    def sample_each(
+        self, lengths: Sequence[Ints], generators: Sequence[np.random.Generator]
+    ) -> list[tuple[Symbols, Ints]]:
+        """Return what `sample` returns for each of ``lengths`` with its own generator."""
 
     def stream(
         self, length: int, num_strings: int, rng: np.random.Generator, size: int

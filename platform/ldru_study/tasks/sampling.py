@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
+from ldru_study.tasks.presence import Presence
+from ldru_study.tasks.streams import Streams
+from ldru_study.tasks.together import DrawnTogether, num_walking, wipe
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,7 +29,7 @@ _MOST_ROWS, _BETWEEN_SAVED = 2**16, 2**12
 _ENTRIES_PER_CALL, _MOST_ENTRIES = 300, 2**21
 
 
-class BalancedSampler:
+class BalancedSampler(DrawnTogether):
     """Draws labels evenly among the classes of a length, then a uniform string with that label.
 
     Usable ("covered") lengths are those at which every recurring class exists: with fewer labels
@@ -36,6 +39,7 @@ class BalancedSampler:
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
         self._walk = _Walk(automaton)
+        self._presence = Presence(automaton)
 
     def covers(self, length: int) -> bool:
         """Whether every recurring class has strings of ``length``."""
@@ -69,24 +73,14 @@ class BalancedSampler:
         shares[list(present)] = 1 / max(1, len(present))
         return shares
 
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """Draw one string of each length, and its label.
+    def _draw(self, lengths: Ints, streams: Streams, owners: Ints) -> tuple[Symbols, Ints]:
+        # lengths that are not covered are allowed and have the labels that exist there
+        labels = self._labels(lengths, streams, owners)
+        return self._walk(labels, lengths, streams, owners), labels
 
-        Args:
-            lengths: int64 [B], each >= 1; lengths that are not covered are allowed and have the
-                labels that exist there.
-            rng: drawn from B * (T + 1) times.
-
-        Returns:
-            tokens uint8 [B, T], zero beyond a string's length, where T is the longest length; and
-            labels int64 [B].
-        """
-        labels = self._labels(lengths, rng)
-        return self._walk(labels, lengths, rng), labels
-
-    def with_labels(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+    def with_labels(self, labels: Ints, lengths: Ints, streams: Streams, owners: Ints) -> Symbols:
         """Draw a uniform string of each length with each label, int64 [B], which must exist."""
-        return self._walk(labels, lengths, rng)
+        return self._walk(labels, lengths, streams, owners)
 
     def stream(
         self, length: int, num_strings: int, rng: np.random.Generator, size: int
@@ -104,19 +98,13 @@ class BalancedSampler:
             what `sample` returns. What is held does not grow with T, but for one row of counts in
             4 096 where these never repeat.
         """
-        labels = self._labels(np.full(num_strings, length), rng)
+        lengths, owners = np.full(num_strings, length), np.zeros(num_strings, dtype=np.int64)
+        labels = self._labels(lengths, Streams([rng]), owners)
         return labels, self._walk.pieces(labels, length, rng, size)
 
-    def _labels(self, lengths: Ints, rng: np.random.Generator) -> Ints:
-        distinct, where = np.unique(lengths, return_inverse=True)
-        present = [self.automaton.classes_at(int(length)) for length in distinct]
-        counts = np.array([len(classes) for classes in present])
-        table = np.zeros((len(present), counts.max(initial=1)), dtype=np.int64)
-        for row, classes in enumerate(present):
-            table[row, : len(classes)] = classes
-        choice = (rng.random(len(lengths)) * counts[where]).astype(np.int64)
-        labels: Ints = table[where, choice]
-        return labels
+    def _labels(self, lengths: Ints, streams: Streams, owners: Ints) -> Ints:
+        places = streams.random(owners) * self._presence.num_classes(lengths)
+        return self._presence.class_at(places.astype(np.int64), lengths)
 
 
 class _Walk:
@@ -131,6 +119,7 @@ class _Walk:
 
     def __init__(self, automaton: Automaton) -> None:
         self.automaton = automaton
+        self._leads = np.ascontiguousarray(automaton.transitions).reshape(-1)
         self._paths = [self._last_paths()]
         self._cuts: list[Floats] = []
         self._flat: Floats = np.empty((0, automaton.num_symbols - 1))
@@ -138,27 +127,49 @@ class _Walk:
         # beyond the rows that are kept
         self._saved: list[Floats] = []
 
-    def __call__(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+    def __call__(self, labels: Ints, lengths: Ints, streams: Streams, owners: Ints) -> Symbols:
         longest = int(lengths.max(initial=0))
         self._extend(longest)
         shape = self.automaton
-        row_size = shape.num_classes * shape.num_states
-        base = labels * shape.num_states
+        base, flat = labels * shape.num_states, self._flat.reshape(-1)
+        # by the number of symbols to go
+        starts = self._rows(np.arange(longest)) * (shape.num_classes * shape.num_states)
+        is_ragged = bool(lengths.min(initial=longest) < longest)
+        draws = streams.grid(lengths, owners)
         state = np.zeros(len(lengths), dtype=np.int64)
         tokens = np.zeros((longest, len(lengths)), dtype=np.uint8)
-        is_ragged = bool(lengths.min(initial=longest) < longest)
-        draws = rng.random((longest, len(lengths)))
-        for place in range(longest):
-            to_go = lengths - 1 - place
+        for place, walking in enumerate(num_walking(lengths)):
+            here = base[:walking] + state[:walking]
             # beyond its end a string may walk on anywhere; what it writes there is wiped below
-            row = self._rows(np.maximum(to_go, 0) if is_ragged else to_go)
-            cuts = self._flat[row * row_size + base + state]
-            symbol = (draws[place][:, None] >= cuts).sum(axis=1)
-            state = shape.transitions[state, symbol]
-            tokens[place] = symbol
+            to_go = lengths[:walking] - (place + 1)
+            here += starts.take(to_go, mode="clip") if is_ragged else starts[longest - 1 - place]
+            symbol = self._symbols(draws[place, :walking], flat, here)
+            state = self._after(state[:walking], symbol)
+            tokens[place, :walking] = symbol
         if is_ragged:
-            tokens[np.arange(longest)[:, None] >= lengths] = 0
+            wipe(tokens, lengths)
         return np.ascontiguousarray(tokens.T)
+
+    def _symbols(self, draws: Floats, flat: Floats, here: Ints) -> Symbols:
+        """Return the symbols that ``draws``, [B], mean by their rows ``here`` of shares, [B].
+
+        Args:
+            draws: in [0, 1).
+            flat: cumulative shares, [rows * (V - 1)].
+            here: int64; changed.
+        """
+        num_cuts = self.automaton.num_symbols - 1
+        here *= num_cuts
+        symbol = np.zeros(len(here), dtype=np.uint8)
+        for _ in range(num_cuts):
+            symbol += draws >= flat.take(here)
+            here += 1
+        return symbol
+
+    def _after(self, state: Ints, symbol: Symbols) -> Ints:
+        place = state * self.automaton.num_symbols
+        place += symbol
+        return self._leads.take(place)
 
     def pieces(
         self, labels: Ints, length: int, rng: np.random.Generator, size: int
@@ -197,12 +208,10 @@ class _Walk:
         """
         shape = self.automaton
         base, row_size = labels * shape.num_states, shape.num_classes * shape.num_states
-        tokens = np.zeros(draws.shape, dtype=np.uint8)
+        tokens, shares = np.empty(draws.shape, dtype=np.uint8), flat.reshape(-1)
         for place, row in enumerate((rows * row_size).tolist()):
-            cuts = flat[row + base + state]
-            symbol = (draws[place][:, None] >= cuts).sum(axis=1)
-            state = shape.transitions[state, symbol]
-            tokens[place] = symbol
+            tokens[place] = self._symbols(draws[place], shares, row + base + state)
+            state = self._after(state, tokens[place])
         return tokens, state
 
     def _walk_few(

@@ -40,8 +40,8 @@ class Task:
         near_misses: an automaton over the same symbols whose class 1 are rejected strings that
             are all but accepted; hard sampling draws from them.
         label: short text that tells it from other tasks in tables; the name if empty.
-        identity: what enters trial ids and random streams: equal for equal languages; the name
-            if empty.
+        identity: what enters trial ids and random streams: equal for equal languages, and another
+            one when their strings are drawn otherwise than before; the name if empty.
     """
 
     name: str

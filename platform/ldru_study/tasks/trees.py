@@ -17,7 +17,7 @@ from ldru_study.tasks.automaton import Ints, Symbols
 from ldru_study.tasks.listops import CLOSE, NUM_DIGITS, NUM_OPERATORS, OPENS, ListOps
 from ldru_study.tasks.pieces import DrawnWhole
 from ldru_study.tasks.sampling import Floats
-from ldru_study.tasks.streams import random_stream
+from ldru_study.tasks.streams import Streams, random_stream
 
 LONGEST = 4096
 _OPERATOR_SHARE = 0.25
@@ -25,8 +25,8 @@ _OPERATOR_SHARE = 0.25
 _LONGEST_TABLE = 256
 # numbers that the splits of longer ones may hold at once
 _PART = 2**21
-# of each length drawn at once for labels that are still waiting
-_FEWEST_TREES = 16
+# of each length drawn at least for labels that wait
+_FEWEST_TREES = 32
 # above how many strings with one length and label there can be
 _MOST_ALIKE = 2**32
 # strings that estimate how often each label comes, and the most tokens that they may have
@@ -43,7 +43,9 @@ class _Lengths:
     def __init__(self, language: ListOps, longest: int) -> None:
         self.language = language
         self.longest = longest
-        self._tables: dict[tuple[int, int], Floats] = {}
+        self._tables: dict[int, Floats] = {}
+        # of a row of shares: a power of two, so that halving finds a draw's place
+        self._width = 1 << (longest - 1).bit_length()
         tilt = _tilt(language.max_args)
         leaf = np.zeros(longest + 1)
         leaf[1] = tilt
@@ -53,80 +55,115 @@ class _Lengths:
         for _ in range(language.max_depth - 1):
             sums = {1: tree}
             for number in range(2, language.max_args + 1):
-                sums[number] = np.convolve(sums[number - 1], tree)[: longest + 1]
+                sums[number] = _convolved(sums[number - 1], tree)
             self.together.append(sums)
             inner = np.sum([sums[number] for number in range(2, language.max_args + 1)], axis=0)
             tree = (1 - _OPERATOR_SHARE) * leaf
             tree[2:] += tilt**2 * _OPERATOR_SHARE / (language.max_args - 1) * inner[:-2]
         self.together.reverse()
+        # [level] -> cumulative shares of 2, 3, ... children, all but the last, by size
+        self._numbers = [self._number_shares(sums) for sums in self.together]
         self.whole = tree
 
+    @staticmethod
+    def _number_shares(sums: dict[int, Floats]) -> Floats:
+        """Return the cumulative shares of the numbers of children, [sizes * (numbers - 1)]."""
+        weights = np.cumsum([sums[number] for number in sums if number > 1], axis=0)
+        shares = weights[:-1] / np.where(weights[-1] > 0, weights[-1], 1.0)
+        return np.ascontiguousarray(shares.T).reshape(-1)
+
     def children(
-        self, level: int, row: Ints, place: Ints, size: Ints, rng: np.random.Generator
-    ) -> tuple[Ints, Ints, Ints]:
+        self, level: int, place: Ints, size: Ints, number: Floats, draws: Floats, step: int
+    ) -> tuple[Ints, Ints]:
         """Split ``size`` tokens from ``place`` on among the children of each node, [N].
 
         Args:
             level: of the nodes, 0 for the whole tree.
-            row: the string that each node is in.
-            place: where its first child begins.
+            place: where the first child of each begins, as an index of ``draws``.
             size: tokens of all its children.
-            rng: drawn from once for the number of children and once for each but the last.
+            number: in [0, 1), draws the number of children.
+            draws: in [0, 1), draw a child's size where it begins.
+            step: from a token's place to the next one's in the same string.
 
         Returns:
-            row, place and size of every child.
+            place and size of every child.
         """
-        sums = self.together[level]
-        weights = np.cumsum([sums[number][size] for number in sums if number > 1], axis=0)
-        left = 2 + (weights[:-1] <= rng.random(len(size)) * weights[-1]).sum(axis=0)
+        num_cuts = self.language.max_args - 2
+        cuts, here = self._numbers[level], size * num_cuts
+        left = np.full(len(size), 2)
+        for _ in range(num_cuts):
+            left += cuts.take(here) <= number
+            here += 1
         found = []
-        while len(row):
-            is_last = left == 1
-            found.append((row[is_last], place[is_last], size[is_last]))
-            row, place, size, left = (one[~is_last] for one in (row, place, size, left))
-            draws, first = rng.random(len(size)), np.zeros_like(size)
-            for number in range(2, max(sums) + 1):
-                (here,) = np.nonzero(left == number)
-                first[here] = self._first_sizes(level, number, size[here], draws[here])
-            found.append((row, place, first))
-            place, size, left = place + first, size - first, left - 1
-        rows, places, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return rows, places, sizes
+        while len(place):
+            first = self._first_sizes(level, left, size, draws.take(place))
+            found.append((place, first))
+            place, size, left = place + step * first, size - first, left - 1
+            (last,), (more,) = np.nonzero(left == 1), np.nonzero(left > 1)
+            found.append((place.take(last), size.take(last)))
+            place, size, left = place.take(more), size.take(more), left.take(more)
+        places, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return places, sizes
 
-    def _first_sizes(self, level: int, number: int, size: Ints, draws: Floats) -> Ints:
-        """Draw how many of ``size`` tokens the first of ``number`` children has."""
+    def _first_sizes(self, level: int, left: Ints, size: Ints, draws: Floats) -> Ints:
+        """Draw how many of ``size`` tokens the first of ``left`` children has."""
         if self.longest <= _LONGEST_TABLE:
-            table = self._table(level, number)
-            # row n of the table lies between n and n + 1
-            found = np.searchsorted(table, size + draws, side="right") - size * (self.longest + 1)
-            # a draw just below 1 may be rounded into the next row; each other child has a token
-            sizes: Ints = np.minimum(found, size - (number - 1))
-            return sizes
-        first = np.empty_like(size)
-        per_part = max(1, _PART // (int(size.max(initial=0)) + 1))
-        for start in range(0, len(size), per_part):
-            part = slice(start, start + per_part)
-            sums = np.cumsum(self._weights(level, number, size[part]), axis=1)
-            first[part] = (sums <= (draws[part] * sums[:, -1])[:, None]).sum(axis=1)
-        return first
+            table, row = self._table(level), (left - 2) * (self.longest + 1) + size
+            first = row * self._width
+            # all searches go on together, each through its own row; a first child is smaller than
+            # all together
+            half = (1 << int(size.max(initial=1) - 1).bit_length()) // 2
+            while half:
+                is_beyond = table.take(first + (half - 1)) <= draws
+                first += half * is_beyond
+                half //= 2
+            first -= row * self._width
+        else:
+            first = np.empty_like(size)
+            for number in range(2, self.language.max_args + 1):
+                (here,) = np.nonzero(left == number)
+                longest = int(size[here].max(initial=0)) + 1
+                per_part = max(1, _PART // longest)
+                for start in range(0, len(here), per_part):
+                    part = here[start : start + per_part]
+                    shares = self._shares(level, number, size[part])
+                    first[part] = (shares <= draws[part][:, None]).sum(axis=1)
+        # each other child has a token, however the shares are rounded
+        sizes: Ints = np.minimum(first, size - (left - 1))
+        return sizes
 
-    def _weights(self, level: int, number: int, size: Ints) -> Floats:
-        """Return how probable each size of the first child is, not normalised, [N, sizes]."""
+    def _shares(self, level: int, number: int, size: Ints) -> Floats:
+        """Return the cumulative shares of the sizes of the first child, [N, sizes]."""
         one, others = self.together[level][1], self.together[level][number - 1]
         sizes = np.arange(int(size.max(initial=0)) + 1)
         rest = size[:, None] - sizes
-        weights: Floats = np.where(rest >= 0, one[sizes] * others[np.maximum(rest, 0)], 0.0)
-        return weights
+        sums = np.cumsum(np.where(rest >= 0, one[sizes] * others[np.maximum(rest, 0)], 0.0), axis=1)
+        # sizes that cannot be split are never asked for
+        shares: Floats = sums / np.where(sums[:, -1:] > 0, sums[:, -1:], 1.0)
+        return shares
 
-    def _table(self, level: int, number: int) -> Floats:
-        """Return the cumulative shares of the first child's sizes, a row per size of all."""
-        if (level, number) not in self._tables:
-            totals = np.arange(self.longest + 1)
-            sums = np.cumsum(self._weights(level, number, totals), axis=1)
-            # sizes that cannot be split are never asked for
-            shares = sums / np.where(sums[:, -1:] > 0, sums[:, -1:], 1.0)
-            self._tables[level, number] = (totals[:, None] + shares).reshape(-1)
-        return self._tables[level, number]
+    def _table(self, level: int) -> Floats:
+        """Return the shares of first sizes, a row per number of children and size of all."""
+        if level not in self._tables:
+            numbers, totals = range(2, self.language.max_args + 1), np.arange(self.longest + 1)
+            table = np.ones((len(numbers), len(totals), self._width))
+            for row, number in enumerate(numbers):
+                table[row, :, : self.longest] = self._shares(level, number, totals)[:, :-1]
+            self._tables[level] = table.reshape(-1)
+        return self._tables[level]
+
+
+def _convolved(one: Floats, other: Floats) -> Floats:
+    """Return the convolution of two arrays of one length, cut to that length.
+
+    Every sum is taken in the same order whatever the length, so that a longer table has the bits
+    of a shorter one: strings do not depend on what else is drawn beside them.
+    """
+    found = np.zeros_like(one)
+    for place, weight in enumerate(one.tolist()):
+        if weight:
+            found[place:] += weight * other[: len(other) - place]
+    return found
 
 
 def _tilt(max_args: int) -> float:
@@ -194,64 +231,72 @@ class TreeSampler(DrawnWhole):
             num_strings = max(64, min(_ESTIMATE, _ESTIMATE_TOKENS // length))
             rng = random_stream(0, "shares/listops", length)
             lengths = np.full(num_strings, length)
-            labels = self.language.label(self._trees(lengths, rng), lengths)
+            owners = np.zeros(num_strings, dtype=np.int64)
+            trees = self._trees(lengths, Streams([rng]), owners)
+            labels = self.language.label(trees, lengths)
             self._shares[length] = np.bincount(labels, minlength=NUM_DIGITS) / num_strings
         return self._shares[length]
 
-    def sample(self, lengths: Ints, rng: np.random.Generator) -> tuple[Symbols, Ints]:
-        """Draw one string of each length, and its label.
-
-        Args:
-            lengths: int64 [B], each covered.
-            rng: drawn from as often as it takes.
-
-        Returns:
-            tokens uint8 [B, T], zero beyond a string's length, where T is the longest length; and
-            labels int64 [B].
-        """
+    def _draw(self, lengths: Ints, streams: Streams, owners: Ints) -> tuple[Symbols, Ints]:
         if not self.is_balanced:
-            tokens = self._trees(lengths, rng)
+            tokens = self._trees(lengths, streams, owners)
             return tokens, self.language.label(tokens, lengths)
-        labels = rng.integers(NUM_DIGITS, size=len(lengths))
+        labels = streams.integers(0, NUM_DIGITS, owners)
         tokens = np.zeros((len(lengths), int(lengths.max(initial=0))), dtype=np.uint8)
-        waiting = np.arange(len(lengths))
+        kinds = owners * (LONGEST + 1) + lengths
+        waiting, per_string = np.arange(len(lengths)), 1.3
         while len(waiting):
-            # of the rarest label comes every twentieth tree or so: a few of each length at least
-            sizes, counts = np.unique(lengths[waiting], return_counts=True)
-            drawn = np.repeat(sizes, np.maximum(_FEWEST_TREES, 2 * counts))
-            trees = self._trees(drawn, rng)
-            wanted = _numbered(lengths[waiting] * NUM_DIGITS + labels[waiting])
-            found = _numbered(drawn * NUM_DIGITS + self.language.label(trees, drawn))
-            _, taken, given = np.intersect1d(wanted, found, return_indices=True)
+            # about a tree in ten has a label. few are left to wait after the first round, and for
+            # them trees too many cost less than one more round. each stream's stay together
+            asked, counts = np.unique(kinds[waiting], return_counts=True)
+            num_trees = np.maximum(_FEWEST_TREES, (counts * per_string).astype(np.int64))
+            drawn, per_string = np.repeat(asked, num_trees), 8
+            owner, length = np.divmod(drawn, LONGEST + 1)
+            trees = self._trees(length, streams, owner)
+            wanted = _numbered(kinds[waiting] * NUM_DIGITS + labels[waiting])
+            found = _numbered(drawn * NUM_DIGITS + self.language.label(trees, length))
+            _, taken, given = np.intersect1d(wanted, found, assume_unique=True, return_indices=True)
             tokens[waiting[taken], : trees.shape[1]] = trees[given]
             waiting = np.delete(waiting, taken)
         return tokens, labels
 
     def _lengths(self, longest: int) -> _Lengths:
-        # by powers of two, so that what was asked before does not change a last bit
+        # by powers of two: few tables are made however lengths come
         size = min(LONGEST, 1 << max(6, longest.bit_length()))
         if size not in self._known:
             self._known[size] = _Lengths(self.language, size)
         return self._known[size]
 
-    def _trees(self, lengths: Ints, rng: np.random.Generator) -> Symbols:
-        """Draw a tree of each length, level by level, every node of a level at once."""
-        longest = int(lengths.max(initial=0))
+    def _trees(self, lengths: Ints, streams: Streams, owners: Ints) -> Symbols:
+        """Draw a tree of each length, level by level, every node of a level at once.
+
+        A place of a string has two draws, whatever is there: one for the size of the tree that
+        begins there, one for what is written.
+        """
+        num_strings, longest = len(lengths), int(lengths.max(initial=0))
         known = self._lengths(longest)
-        tokens = np.zeros((len(lengths), longest), dtype=np.uint8)
-        row, place, size = np.arange(len(lengths)), np.zeros_like(lengths), lengths
+        sizes = streams.grid(lengths, owners).reshape(-1)
+        symbols = streams.grid(lengths, owners).reshape(-1)
+        tokens = np.zeros(longest * num_strings, dtype=np.uint8)
+        # one place further on in a string is one row further down
+        place, size = np.arange(num_strings), lengths
         for level in range(self.language.max_depth):
             is_digit = size == 1
-            digits = rng.integers(NUM_DIGITS, size=int(is_digit.sum()), dtype=np.uint8)
-            tokens[row[is_digit], place[is_digit]] = digits
-            row, place, size = row[~is_digit], place[~is_digit], size[~is_digit]
-            if not len(row):
+            digit = place[is_digit]
+            tokens[digit] = symbols.take(digit) * NUM_DIGITS
+            (inner,) = np.nonzero(~is_digit)
+            if not len(inner):
                 break
-            operators = rng.integers(NUM_OPERATORS, size=len(row), dtype=np.uint8)
-            tokens[row, place] = OPENS + operators
-            tokens[row, place + size - 1] = CLOSE
-            row, place, size = known.children(level, row, place + 1, size - 2, rng)
-        return tokens
+            place, size = place.take(inner), size.take(inner)
+            number = symbols.take(place) * NUM_OPERATORS
+            operator = number.astype(np.uint8)
+            number -= operator
+            tokens[place] = operator + np.uint8(OPENS)
+            tokens[place + (size - 1) * num_strings] = CLOSE
+            place, size = known.children(
+                level, place + num_strings, size - 2, number, sizes, num_strings
+            )
+        return np.ascontiguousarray(tokens.reshape(longest, num_strings).T)
 
 
 def _numbered(keys: Ints) -> Ints:

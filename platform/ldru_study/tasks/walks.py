@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from ldru_study.tasks.automaton import Automaton, Ints, Symbols
 from ldru_study.tasks.sampling import Floats
+from ldru_study.tasks.streams import Streams
+from ldru_study.tasks.together import num_walking, wipe
 
 Truths = npt.NDArray[np.bool_]
 
@@ -36,7 +38,8 @@ class Reach:
         # the numbers of those symbols, first the possible ones, and how many these are
         order = np.argsort(~possible, axis=-1, kind="stable").astype(np.uint8)
         self._possible, self._symbols = possible.reshape(-1), order.reshape(-1)
-        self._num_possible = possible.sum(axis=-1).reshape(-1)
+        self._num_possible = possible.sum(axis=-1).reshape(-1).astype(np.float64)
+        self._leads = np.ascontiguousarray(automaton.transitions).reshape(-1)
 
     def shares(self, label: int, to_go: int) -> Floats:
         """Return how `walk` draws the next symbol, ``to_go`` symbols before the end, [S, V].
@@ -49,7 +52,7 @@ class Reach:
         found: Floats = possible / np.maximum(possible.sum(axis=1, keepdims=True), 1)
         return found
 
-    def walk(self, labels: Ints, lengths: Ints, rng: np.random.Generator) -> Symbols:
+    def walk(self, labels: Ints, lengths: Ints, streams: Streams, owners: Ints) -> Symbols:
         """Draw strings with these labels symbol by symbol, each evenly among what is possible.
 
         Unlike uniform strings with a label these look, before their end, as if no label had been
@@ -58,12 +61,13 @@ class Reach:
         Args:
             labels: int64 [B]; each exists at its length.
             lengths: int64 [B].
-            rng: drawn from B * T times.
+            streams: drawn from B * T times.
+            owners: which of them is each string's, int64 [B], ascending.
 
         Returns:
             uint8 [B, T], zero beyond a string's length.
         """
-        return self._walk(None, lengths, labels, lengths, rng)
+        return self._walk(None, lengths, labels, lengths, streams.grid(lengths, owners))
 
     def turn(
         self,
@@ -71,7 +75,8 @@ class Reach:
         places: Ints,
         labels: Ints,
         lengths: Ints,
-        rng: np.random.Generator,
+        streams: Streams,
+        owners: Ints,
     ) -> Symbols:
         """Follow ``strings`` up to ``places``, or as far as the label can still come, then `walk`.
 
@@ -80,57 +85,56 @@ class Reach:
             places: how many symbols of each string are kept at most, int64 [B].
             labels: where the strings are to end, int64 [B]; each exists at its length.
             lengths: int64 [B].
-            rng: drawn from B * T times.
+            streams: drawn from B * T times.
+            owners: which of them is each string's, int64 [B], ascending.
 
         Returns:
             uint8 [B, T], zero beyond a string's length.
         """
-        return self._walk(strings, places, labels, lengths, rng)
+        return self._walk(strings, places, labels, lengths, streams.grid(lengths, owners))
 
     def _walk(
-        self,
-        strings: Symbols | None,
-        places: Ints,
-        labels: Ints,
-        lengths: Ints,
-        rng: np.random.Generator,
+        self, strings: Symbols | None, places: Ints, labels: Ints, lengths: Ints, draws: Floats
     ) -> Symbols:
         longest = int(lengths.max(initial=0))
         is_ragged = bool(lengths.min(initial=longest) < longest)
         num_symbols, num_states = self.automaton.num_symbols, self.automaton.num_states
-        row_size = self.automaton.num_classes * num_states
-        leads = self.automaton.transitions.reshape(-1)
         base = labels * num_states
+        # by the number of symbols to go
+        starts = self._rows(np.arange(longest)) * (self.automaton.num_classes * num_states)
         tokens = np.zeros((longest, len(lengths)), dtype=np.uint8)
-        draws = rng.random((longest, len(lengths)))
         state = np.zeros(len(lengths), dtype=np.int64)
-        if strings is not None:
-            followed = np.ascontiguousarray(strings.T)
-            follows = np.arange(longest)[:, None] < places
-        for place in range(longest):
-            # beyond its end a string may walk on anywhere; what it writes there is wiped below
-            to_go = np.maximum(lengths - 1 - place, 0) if is_ragged else longest - 1 - place
+        followed = None if strings is None else np.ascontiguousarray(strings.T)
+        follows = np.ones(len(lengths), dtype=np.bool_)
+        for place, walking in enumerate(num_walking(lengths)):
+            state = state[:walking]
             # of where each string is, the first of its V symbols
-            here = self._row(to_go) * row_size + base + state
-            choice = (draws[place] * self._num_possible[here]).astype(np.int64)
+            here = base[:walking] + state
+            # beyond its end a string may walk on anywhere; what it writes there is wiped below
+            to_go = lengths[:walking] - (place + 1)
+            here += starts.take(to_go, mode="clip") if is_ragged else starts[longest - 1 - place]
+            choice = (draws[place, :walking] * self._num_possible.take(here)).astype(np.int64)
             here *= num_symbols
-            symbol = self._symbols[here + choice]
-            if strings is not None:
-                kept = followed[place]
-                follows[place] &= self._possible[here + kept]
+            choice += here
+            symbol = self._symbols.take(choice)
+            if followed is not None:
+                kept = followed[place, :walking]
                 # who turned does not turn back
-                if place:
-                    follows[place] &= follows[place - 1]
-                symbol = np.where(follows[place], kept, symbol)
-            state = leads[state * num_symbols + symbol]
-            tokens[place] = symbol
+                follows = follows[:walking] & (places[:walking] > place)
+                here += kept
+                follows &= self._possible.take(here)
+                symbol = np.where(follows, kept, symbol)
+            tokens[place, :walking] = symbol
+            state = state * num_symbols
+            state += symbol
+            state = self._leads.take(state)
         if is_ragged:
-            tokens[np.arange(longest)[:, None] >= lengths] = 0
+            wipe(tokens, lengths)
         return np.ascontiguousarray(tokens.T)
 
-    def _row(self, to_go: Ints | int) -> Ints | int:
-        if isinstance(to_go, int):
-            is_near = to_go < self._first
-            return to_go if is_near else self._first + (to_go - self._first) % self._period
+    def _row(self, to_go: int) -> int:
+        return int(self._rows(np.array([to_go]))[0])
+
+    def _rows(self, to_go: Ints) -> Ints:
         far = self._first + (to_go - self._first) % self._period
         return np.where(to_go < self._first, to_go, far)

@@ -6,7 +6,7 @@ Shapes: B batch, T tokens. All models with the same seed see the same strings.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +23,11 @@ from ldru_study.tasks.streams import random_stream
 # strings of one evaluation length are drawn in blocks of at most this many tokens, so that a
 # length of a million fits in memory; the block size is part of what the strings are
 _BLOCK_TOKENS = 2**24
+# training batches that are drawn at once, and the most tokens that these may have
+_MOST_STEPS_AHEAD, _TOKENS_AHEAD = 64, 2**19
+
+# tokens uint8 [B, T], lengths int64 [B] and labels int64 [B]
+Strings = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -57,21 +62,60 @@ def _stream(config: TrialConfig, what: str, *position: int) -> np.random.Generat
     return random_stream(config.seed, name, *position)
 
 
+class TrainingBatches:
+    """The batches of a trial's steps, those of the next few steps drawn ahead together.
+
+    A batch is a function of the trial and the step alone, whatever was asked before: ahead is
+    faster, and changes nothing.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        self._config = config
+        strings = config.train.batch_size * config.train.max_length
+        self.num_ahead = max(1, min(_MOST_STEPS_AHEAD, _TOKENS_AHEAD // strings))
+        self._first, self._drawn = 0, list[Strings]()
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of optimiser step ``step``, counted from 0; see `training_batch`."""
+        if not 0 <= step - self._first < len(self._drawn):
+            # twice as many as before while steps go on, so that a few steps cost no more than these
+            goes_on = step == self._first + len(self._drawn)
+            num_steps = min(self.num_ahead, 2 * len(self._drawn) if goes_on else 1)
+            end = min(step + max(1, num_steps), max(self._config.train.steps, step + 1))
+            self._first, self._drawn = step, _training_strings(self._config, range(step, end))
+        return _batch(*self._drawn[step - self._first])
+
+
 def training_batch(config: TrialConfig, step: int) -> Batch:
     """Return the batch of optimiser step ``step``, counted from 0.
 
     ``lengths_per_batch`` lengths are drawn uniformly from the usable training lengths, as far as
     the curriculum has come, and shared out evenly over the ``batch_size`` strings.
     """
+    return _batch(*_training_strings(config, [step])[0])
+
+
+def _training_strings(config: TrialConfig, steps: Sequence[int]) -> list[Strings]:
+    generators = [_stream(config, "data", step) for step in steps]
+    lengths = [
+        _training_lengths_of(config, step, generator)
+        for step, generator in zip(steps, generators, strict=True)
+    ]
+    drawn = sampler_of(config.task, config.sampling).sample_each(lengths, generators)
+    return [(tokens, one, labels) for one, (tokens, labels) in zip(lengths, drawn, strict=True)]
+
+
+def _training_lengths_of(
+    config: TrialConfig, step: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Draw the lengths of the strings of one step, int64 [B]."""
     train = config.train
-    rng = _stream(config, "data", step)
     usable = _training_lengths(config.task, config.sampling, train.min_length, train.max_length)
     if train.curriculum is not None:
         # one length at least, where the first ones are too short for the task
         usable = usable[: max(1, int((usable <= longest_length(train, step)).sum()))]
     drawn = rng.choice(usable, train.lengths_per_batch)
-    lengths = np.repeat(drawn, train.batch_size // train.lengths_per_batch)
-    return _draw(config, lengths, rng)
+    return np.repeat(drawn, train.batch_size // train.lengths_per_batch)
 
 
 def longest_length(train: TrainConfig, step: int) -> int:
@@ -131,6 +175,13 @@ def evaluation_stream(
 
 def _draw(config: TrialConfig, lengths: npt.NDArray[np.int64], rng: np.random.Generator) -> Batch:
     tokens, labels = sampler_of(config.task, config.sampling).sample(lengths, rng)
+    return _batch(tokens, lengths, labels)
+
+
+def _batch(
+    tokens: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+) -> Batch:
+    # copies: what is drawn may be asked for again
     return Batch(
         torch.from_numpy(tokens.astype(np.int64)),
         torch.from_numpy(lengths.astype(np.int64)),

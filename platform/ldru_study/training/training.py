@@ -27,7 +27,7 @@ from ldru_study.models.registry import (
 from ldru_study.spec.trial import TrialConfig
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.streams import random_stream
-from ldru_study.training.batches import Batch, training_batch, validation_batch
+from ldru_study.training.batches import Batch, TrainingBatches, validation_batch
 from ldru_study.training.checkpoint import dump, dump_weights, load
 from ldru_study.training.engine import DTYPES, build_engine
 from ldru_study.training.failures import DivergedError
@@ -104,6 +104,7 @@ class Training:
     def __post_init__(self) -> None:
         train = self.config.train
         self._held_mib = peak_mib(self.device)
+        self.batches = TrainingBatches(self.config)
         self.ranks = arrange(train, self.device)
         if train.engine.gradient_accumulation > 1:
             size = train.strings_at_once
@@ -141,7 +142,7 @@ class Training:
             NoMemoryError: memory runs out even for one string at a time; the same holds.
         """
         rate = learning_rate_at(self.step, self.config.train)
-        batch = self.ranks.part(training_batch(self.config, self.step)).to(self.device)
+        batch = self.ranks.part(self.batches.at(self.step)).to(self.device)
         loss = float(self._gradient(batch))
         if not math.isfinite(loss):
             raise self._diverged(f"loss {loss}")

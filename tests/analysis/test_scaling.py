@@ -14,6 +14,7 @@ from scipy.optimize import check_grad, minimize
 from tests.analysis.simulate import curve, from_accuracies
 from tests.conftest import submit_tiny
 
+from ldru_study.analysis import power_law
 from ldru_study.analysis.accelerated import EXTREME_VALUE, NORMAL, fit_line
 from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.power_law import fit_power_law, huber
@@ -178,6 +179,19 @@ def test_a_law_with_a_floor_is_found_where_the_mean_of_losses_stops_early():
         method="L-BFGS-B",
     )
     assert abs(mean.x[1] + 0.34) > 0.03
+
+
+def test_all_draws_at_once_are_the_laws_of_each_draw():
+    rng = np.random.default_rng(10)
+    x = np.repeat([8.0, 16, 32, 64, 128], 6)
+    u, v = np.log(x), np.log((3 + 0.5 * x**0.8) * np.exp(0.02 * rng.normal(size=len(x))))
+    best = power_law._settle(u, v, power_law._first(u, v))
+    drawn = [rng.integers(len(u), size=len(u)) for _ in range(20)]
+    found = power_law._bootstrap(u, v, best, drawn)
+    alone = [power_law._settle(u[rows], v[rows], best)[1] for rows in drawn]
+    # about the minimum of so many kinks the loss is flat
+    assert found == pytest.approx(alone, abs=0.005)
+    assert np.std(found) > 0.01
 
 
 def test_a_law_needs_four_values_and_no_censoring():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 from click.testing import CliRunner
 from tests.conftest import submit_tiny
 
-from ldru_study.analysis.export import CLAIMS, CURVES, FIGURE, VERDICTS
+from ldru_study.analysis.export import CLAIMS, CURVES, FIGURE, PREVIEW, VERDICTS
 from ldru_study.analysis.latex import escape, table, typeset
 from ldru_study.analysis.views import open_database
 from ldru_study.cli import main
@@ -49,7 +50,7 @@ def pack(store, tmp_path):
 def test_twice_gives_the_same_bytes(store, pack, tmp_path):
     export(store, tmp_path / "again")
     names = sorted(path.name for path in pack.iterdir())
-    assert names == sorted([VERDICTS, CURVES, FIGURE, CLAIMS])
+    assert names == sorted([VERDICTS, CURVES, FIGURE, PREVIEW, CLAIMS])
     for name in names:
         assert (pack / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert (pack / FIGURE).read_bytes().startswith(b"%PDF")
@@ -96,7 +97,7 @@ def test_a_number_that_no_longer_follows_is_named_with_its_cell(store, pack):
 def test_what_was_changed_by_hand_is_found(store, pack):
     path = pack / VERDICTS
     text = path.read_text()
-    path.write_text(text.replace(" & 64 & ", " & 65 & ", 1))
+    path.write_text(text.replace("strings: 64;", "strings: 65;", 1))
     done = export(store, pack, "--check", code=4)
     assert re.match(r"verdicts.tex: line \d+ says .*65", done.stdout)
     path.unlink()
@@ -126,7 +127,11 @@ def test_what_is_not_there(store, tmp_path):
 def test_values_are_set_as_in_a_paper():
     assert typeset("96.9..98.8 %") == r"96.9--98.8 \%"
     assert typeset("> 100x") == r"$>$ 100$\times$"
-    assert typeset("3.9x (3.6x to 4.2x)") == r"3.9$\times$ (3.6$\times$ to 4.2$\times$)"
+    assert typeset("3.9x (3.6x to 4.2x)") == r"3.9$\times$ (3.6--4.2$\times$)"
+    assert typeset("64x to ?") == r"64$\times$ to ?"
+    assert typeset("0 % to 53 %") == r"0--53 \%"
+    assert typeset("1.6 (1.5 to 1.8)") == "1.6 (1.5--1.8)"
+    assert typeset("-") == "--"
 
 
 def test_latex_sees_no_commands():
@@ -138,4 +143,70 @@ def test_latex_sees_no_commands():
     text = table(
         ["A", "B"], [["x", "1"], ["x", "2"], ["y", "3"]], align="lr", caption="C", label="t"
     )
+    assert r"\begin{table}" in text
     assert "x & 1 \\\\\n & 2 \\\\\n\\addlinespace\ny & 3 \\\\\n" in text
+
+
+def test_many_rows_go_over_pages():
+    rows = [["x", str(n)] for n in range(100)]
+    text = table(["A", "Two words here"], rows, align="lr", caption="C", label="t")
+    assert text.count(r"\begin{table}") == text.count(r"\clearpage") == 3
+    assert text.count(r"A & \shortstack[r]{Two words\\here} \\") == 3
+    assert text.count(r"\label{t}") == text.count(r"\caption{C}") == 1
+    assert re.findall(r"^x & (\d+)", text, flags=re.MULTILINE) == ["0", "40", "80"]
+
+
+def test_what_is_the_same_in_all_rows_is_said_once(pack):
+    head, _, body = (pack / VERDICTS).read_text().partition(r"\toprule")
+    assert "The same in all rows: strings: 64; longest: " in head
+    assert "Strings" not in body
+
+
+PDFLATEX = shutil.which("pdflatex")
+STYLES = ("booktabs", "graphicx", "lmodern", "textcomp")
+
+
+def lacks_latex():
+    """Return why nothing can be compiled here; '' when it can."""
+    if PDFLATEX is None:
+        return "needs pdflatex on the PATH"
+    for style in STYLES:
+        done = subprocess.run(["kpsewhich", f"{style}.sty"], capture_output=True, check=False)
+        if done.returncode:
+            return f"needs the LaTeX package {style}"
+    return ""
+
+
+def compile_tex(path):
+    """Return what pdflatex says of a document, in two runs as references need."""
+    command = [PDFLATEX, "-interaction=nonstopmode", "-halt-on-error", path.name]
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=path.parent, capture_output=True, text=True, errors="replace", check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+@pytest.mark.skipif(bool(lacks_latex()), reason=lacks_latex())
+def test_the_preview_compiles_and_nothing_is_too_wide(store, pack):
+    said = compile_tex(pack / PREVIEW)
+    assert "Overfull" not in said
+    assert "undefined" not in said
+    assert (pack / "preview.pdf").read_bytes().startswith(b"%PDF")
+    # what LaTeX leaves beside the pack is none of its files
+    export(store, pack, "--check")
+
+
+@pytest.mark.skipif(bool(lacks_latex()), reason=lacks_latex())
+@pytest.mark.parametrize("num_rows", [3, 100])
+def test_any_text_compiles(tmp_path, num_rows):
+    text = r"\input{x} $1$ 50% #1 & ~^ a_b--c [d] <e> |\"`' {f"
+    rows = [[escape(text), typeset("> 100x"), typeset("-")]] * num_rows
+    body = table([text, "B", "C"], rows, align="lrr", caption=escape(text), label="tab:a_b-50_c")
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}"
+    styles = rf"\usepackage{{{','.join(STYLES)}}}"
+    document = [head, styles, r"\begin{document}", body, r"\ref{tab:a_b-50_c}", r"\end{document}"]
+    (tmp_path / "any.tex").write_text("\n".join(document))
+    said = compile_tex(tmp_path / "any.tex")
+    assert "undefined" not in said

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
-from lifelines import KaplanMeierFitter
+from lifelines import KaplanMeierFitter, LogNormalAFTFitter, WeibullAFTFitter
 from scipy.optimize import check_grad, minimize
 from tests.analysis.simulate import curve, from_accuracies
 from tests.conftest import submit_tiny
 
+from ldru_study.analysis import power_law
+from ldru_study.analysis.accelerated import EXTREME_VALUE, NORMAL, fit_line
 from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.power_law import fit_power_law, huber
 from ldru_study.analysis.scaling import (
@@ -68,6 +72,61 @@ def test_an_exponent_is_covered_with_and_without_censoring(exponent):
         assert found.upper - found.lower < 1
 
 
+def ends(given):
+    with np.errstate(divide="ignore"):
+        return [np.log([getattr(run, name) for run in given]) for name in ("x", "lower", "upper")]
+
+
+@pytest.mark.parametrize(
+    ("of", "fitter", "parameter", "sign"),
+    [
+        (NORMAL, LogNormalAFTFitter, ("mu_", "sigma_"), 1),
+        (EXTREME_VALUE, WeibullAFTFitter, ("lambda_", "rho_"), -1),
+    ],
+)
+@pytest.mark.parametrize(("scatter", "longest"), [(0.3, np.inf), (0.4, 400), (1.0, 400)])
+def test_the_most_likely_line_is_lifelines(of, fitter, parameter, sign, scatter, longest):
+    given = runs(np.random.default_rng(7), 0.7, longest=longest, scatter=scatter)
+    # lifelines takes the logarithm of an end at 0
+    given = [run for run in given if run.lower > 0]
+    u, lower, upper = ends(given)
+    found = fit_line(u, lower, upper, of)
+    table = pd.DataFrame({"l": np.exp(lower), "u": np.exp(upper), "x": u})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = fitter().fit_interval_censoring(table, "l", "u").summary
+    names = [(parameter[0], "Intercept"), (parameter[0], "x"), (parameter[1], "Intercept")]
+    ours = [found.intercept, found.slope, sign * np.log(found.sigma)]
+    assert ours == pytest.approx([theirs.loc[name, "coef"] for name in names], abs=2e-3)
+    assert found.errors == pytest.approx([theirs.loc[n, "se(coef)"] for n in names], rel=5e-3)
+
+
+@pytest.mark.parametrize("of", [NORMAL, EXTREME_VALUE])
+def test_no_line_near_the_most_likely_is_more_likely(of):
+    given = [*runs(np.random.default_rng(8), 0.5), *(Run(x, 0, 2 * x) for x in (10, 20))]
+    u, lower, upper = ends(given)
+    found = fit_line(u, lower, upper, of)
+
+    def likelihood(intercept, slope, log_sigma):
+        line = intercept + slope * u
+        z = [(end - line) / np.exp(log_sigma) for end in (lower, upper)]
+        return of.log_between(*z).sum()
+
+    best = np.array([found.intercept, found.slope, np.log(found.sigma)])
+    assert likelihood(*best) == pytest.approx(found.log_likelihood)
+    for axis, error in zip(np.eye(3), found.errors, strict=True):
+        for size in (-0.1, 0.1):
+            moved = likelihood(*(best + size * error * axis))
+            assert found.log_likelihood - 0.5 < moved < found.log_likelihood
+
+
+def test_far_out_the_likelihood_is_still_a_number():
+    low, high = np.array([30.0, -31.0, -np.inf, 30.0]), np.array([31.0, -30.0, -30.0, np.inf])
+    for of, exact in ((NORMAL, (-454.32, -454.32, -454.32, -454.32)),
+                      (EXTREME_VALUE, (-np.exp(30), -30.459, -30.0, -np.exp(30)))):  # fmt: skip
+        assert of.log_between(low, high) == pytest.approx(exact, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
@@ -120,6 +179,19 @@ def test_a_law_with_a_floor_is_found_where_the_mean_of_losses_stops_early():
         method="L-BFGS-B",
     )
     assert abs(mean.x[1] + 0.34) > 0.03
+
+
+def test_all_draws_at_once_are_the_laws_of_each_draw():
+    rng = np.random.default_rng(10)
+    x = np.repeat([8.0, 16, 32, 64, 128], 6)
+    u, v = np.log(x), np.log((3 + 0.5 * x**0.8) * np.exp(0.02 * rng.normal(size=len(x))))
+    best = power_law._settle(u, v, power_law._first(u, v))
+    drawn = [rng.integers(len(u), size=len(u)) for _ in range(20)]
+    found = power_law._bootstrap(u, v, best, drawn)
+    alone = [power_law._settle(u[rows], v[rows], best)[1] for rows in drawn]
+    # about the minimum of so many kinks the loss is flat
+    assert found == pytest.approx(alone, abs=0.005)
+    assert np.std(found) > 0.01
 
 
 def test_a_law_needs_four_values_and_no_censoring():

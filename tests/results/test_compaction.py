@@ -21,7 +21,14 @@ from ldru_study.errors import StoreError
 from ldru_study.results.compaction import Limits, compact
 from ldru_study.results.facts import read_facts
 from ldru_study.results.files import FileRoot
-from ldru_study.results.schema import ATTEMPTS, EVALUATIONS, SCHEMA_VERSION, TABLES, versioned
+from ldru_study.results.schema import (
+    ATTEMPTS,
+    EVALUATIONS,
+    SCHEMA_VERSION,
+    TABLES,
+    owner_of,
+    versioned,
+)
 from ldru_study.results.store import Store
 
 NOW_OLD_ENOUGH = Limits(min_age_s=-60)
@@ -325,6 +332,90 @@ def test_a_table_that_cannot_be_listed_is_an_error(tmp_path):
     (tmp_path / "evaluations").write_text("a file where a folder must be")
     with pytest.raises(StoreError, match="evaluations: cannot be listed"):
         Store(str(tmp_path)).read("evaluations")
+
+
+# readers of a part
+
+OWNER, OTHER = "00000000000000aa", "00000000000000bb"
+
+
+def test_the_rows_of_some_are_read_from_no_file_of_others(store, reads):
+    for trial_id in (OWNER, OTHER):
+        store.commit("evaluations", f"{trial_id}-a1", [evaluation(trial_id)])
+    # a name that says nothing of whose rows are in it
+    store.commit("evaluations", "mixed", [evaluation(OWNER, length=16), evaluation(OTHER)])
+    rows, damage = store.read("evaluations", [OWNER])
+    assert sorted((row["trial_id"], row["length"]) for row in rows.to_pylist()) == [
+        (OWNER, 8),
+        (OWNER, 16),
+    ]
+    assert damage == []
+    assert sorted(reads) == [f"{OWNER}-a1.parquet", "mixed.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("table", "file", "owner"),
+    [
+        ("attempts", f"{OWNER}-20260101T000000000000-ab12cd-end.parquet", OWNER),
+        ("metrics", f"metrics/{OWNER}-20260101T000000000000-ab12cd-100.parquet", OWNER),
+        ("evaluations", f"{OWNER}.parquet", OWNER),
+        ("evaluations", f"{OWNER}0-a1.parquet", None),
+        ("evaluations", f"merged-{OWNER}{OTHER}.parquet", None),
+        ("suggestions", f"{OWNER}-000012.parquet", OWNER),
+        ("refinements", f"{OTHER}-{OWNER}-80-512-0.parquet", OWNER),
+        ("refinements", f"{OTHER}-80-512-0.parquet", None),
+        ("refinements", f"merged-{OWNER}{OTHER}.parquet", None),
+    ],
+)
+def test_a_name_says_whose_rows_are_in_a_file_or_nothing(table, file, owner):
+    assert owner_of(table, file) == owner
+
+
+def test_a_large_file_is_read_no_further_than_its_ids(store, reads, monkeypatch):
+    monkeypatch.setattr("ldru_study.results.table._SMALL_BYTES", 0)
+    for name in ("others", "mixed"):
+        rows = [evaluation(OTHER, length=length) for length in (8, 16)]
+        rows += [evaluation(OWNER)] if name == "mixed" else []
+        store.commit("evaluations", name, rows)
+    rows, _ = store.read("evaluations", {OWNER})
+    assert [row["trial_id"] for row in rows.to_pylist()] == [OWNER]
+    assert reads == ["mixed.parquet"]
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_damage_is_named_to_whom_it_may_concern(store, is_warm, monkeypatch):
+    monkeypatch.setattr("ldru_study.results.table._SMALL_BYTES", 0)
+    store.commit("evaluations", "good", [evaluation(OWNER), evaluation(OTHER)])
+    if is_warm:
+        store.read("evaluations")
+    for name in (f"{OWNER}-a1", f"{OTHER}-a1", "merged-1"):
+        store.files.write(f"evaluations/{name}.parquet", b"no parquet")
+    rows, damage = store.read("evaluations", [OWNER])
+    assert [row["trial_id"] for row in rows.to_pylist()] == [OWNER]
+    assert [one.name.partition("/")[2] for one in damage] == [
+        f"{OWNER}-a1.parquet",
+        "merged-1.parquet",
+    ]
+    assert len(store.read("evaluations")[1]) == 3
+
+
+def test_the_rows_of_some_are_seen_once_while_files_are_merged(store, monkeypatch):
+    monkeypatch.setattr("ldru_study.results.table._SMALL_BYTES", 0)
+    trial_ids = [f"{number:016x}" for number in range(6)]
+    for trial_id in trial_ids:
+        store.commit("evaluations", f"{trial_id}-a1", [evaluation(trial_id)])
+    real = FileRoot.open
+
+    def open_file(self, name):
+        monkeypatch.setattr(FileRoot, "open", real)
+        compact(Store(store.uri), NOW_OLD_ENOUGH)
+        return real(self, name)
+
+    monkeypatch.setattr(FileRoot, "open", open_file)
+    rows, damage = store.read("evaluations", trial_ids[:3])
+    assert sorted(rows["trial_id"].to_pylist()) == trial_ids[:3]
+    assert damage == []
+    assert len(names(store)) == 1
 
 
 WRITER = """

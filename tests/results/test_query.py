@@ -17,6 +17,7 @@ from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import collect
 from ldru_study.analysis.views import CURVES, VERDICTS, open_database
 from ldru_study.errors import NotFoundError
+from ldru_study.results.files import FileRoot
 from ldru_study.results.query import Database, to_flat, to_records
 from ldru_study.results.rows import newest, only_newest
 from ldru_study.results.sql import QueryError
@@ -226,6 +227,26 @@ def test_a_database_can_be_of_one_study(database):
         )
     with pytest.raises(NotFoundError, match=r"no study is called 'tidy'\. Did you mean 'tiny'"):
         Database(store, ["tidy"])
+
+
+def test_of_one_study_no_file_of_another_is_read(database, monkeypatch):
+    files = database.facts.store.files
+    part = json.loads(files.read("studies/tiny/resolved.json"))
+    part["cells"] = part["cells"][1:]
+    Store(files.uri).save_study("last", {"resolved.json": json.dumps(part).encode()})
+    seen = []
+    real = FileRoot.read
+
+    def read(self, name):
+        seen.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(FileRoot, "read", read)
+    found = open_database(Store(files.uri), ["last"])
+    assert len(found.sql("select * from verdicts")) == 1
+    trials = {name.split("/")[1][:16] for name in seen if not name.startswith("studies/")}
+    # the second was never begun
+    assert trials == set(part["cells"][0]["trial_ids"][:1])
 
 
 def test_the_newest_attempt_counts_once(store):

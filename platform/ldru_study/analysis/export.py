@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ VERDICTS, FAILURES, CURVES, FIGURE, CLAIMS = (
     "failure_curves.pdf",
     "claims.json",
 )
+PREVIEW = "preview.tex"
 _Row = Mapping[str, Any]
 
 
@@ -72,6 +73,8 @@ class _Column:
     select: tuple[str, ...]
     write: Callable[[_Row], str]
     align: str = "r"
+    # said once, in the caption, where all rows say the same
+    is_setting: bool = False
 
 
 def _estimated(name: str) -> _Column:
@@ -90,6 +93,10 @@ def _ranged(head: str, name: str) -> _Column:
 
 def _plain(head: str, name: str, align: str = "l") -> _Column:
     return _Column(head, (name,), lambda row: _word(row[name]), align)
+
+
+def _setting(column: _Column) -> _Column:
+    return replace(column, is_setting=True)
 
 
 def _word(value: object) -> str:
@@ -125,7 +132,7 @@ def _shares(row: _Row) -> str:
 
 
 def _named(column: _Column, head: str) -> _Column:
-    return _Column(head, column.select, column.write, column.align)
+    return replace(column, head=head)
 
 
 _CONFIDENCE = _Column("Confidence", ("distinct confidence",), lambda row: share(row["confidence"]))
@@ -144,20 +151,22 @@ _LEFT_OUT = _Column(
 _VERDICT_COLUMNS = (
     _plain("Verdict", "verdict"),
     _plain("Each seed alone", "summary"),
-    _plain("Seeds", "num_seeds", "r"),
-    _Column("Strings", ("num_strings_min", "num_strings_max"), _strings),
+    _setting(_plain("Seeds", "num_seeds", "r")),
+    _setting(_Column("Strings", ("num_strings_min", "num_strings_max"), _strings)),
     _ranged("In distribution", "accuracy_in_distribution"),
     _ranged("At 2x", "accuracy_at_2x"),
     _ranged("At 3x", "accuracy_at_3x"),
-    _Column(
-        "Longest",
-        ("longest",),
-        lambda row: "-" if row["longest"] is None else times(row["longest"]),
+    _setting(
+        _Column(
+            "Longest",
+            ("longest",),
+            lambda row: "-" if row["longest"] is None else times(row["longest"]),
+        )
     ),
     _named(_estimated("half_multiple"), "Half way to chance"),
     _Column("Bound per length", ("error_bound",), _bound),
     _Column("Share that holds", ("num_seeds", "holds_share_lower", "holds_share_upper"), _shares),
-    _Column("Selection", ("chosen_by",), _selection, "l"),
+    _setting(_Column("Selection", ("chosen_by",), _selection, "l")),
 )
 # all seeds together
 _FAILURE_COLUMNS = (
@@ -283,6 +292,7 @@ def _pack(database: Database, study: str) -> dict[str, bytes]:
             files[found[0]] = found[1].encode()
             claims += found[2]
     files[FIGURE] = _figure(database, study)
+    files[PREVIEW] = _preview(study, [name for name in files if name.endswith(".tex")]).encode()
     content = {"study": study, "claims": [asdict(claim) for claim in claims]}
     files[CLAIMS] = (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
     return files
@@ -412,7 +422,20 @@ def _as_table(
         for number in range(len(keys) + len(columns))
         if number < len(keys) or any(row[number] != typeset("-") for row in rows)
     ]
-    heads = [escape(head) for head in (*keys, *(column.head for column in columns))]
+    # alike in every row, and about how the study was made
+    alike = [
+        number
+        for number in filled
+        if number >= len(keys)
+        and columns[number - len(keys)].is_setting
+        and len(rows) > 1
+        and len({row[number] for row in rows}) == 1
+    ]
+    filled = [number for number in filled if number not in alike]
+    heads = [*keys, *(column.head for column in columns)]
+    if alike:
+        said = "; ".join(f"{escape(heads[n].lower())}: {rows[0][n]}" for n in alike)
+        caption = f"{caption} The same in all rows: {said}."
     aligns = [*("l" * len(keys)), *(column.align for column in columns)]
     return table(
         [heads[number] for number in filled],
@@ -429,6 +452,24 @@ def _figure(database: Database, study: str) -> bytes:
     metadata = {"CreationDate": None, "Creator": "ldru-study", "Producer": None}
     failure_figure(counts_of(database, study).cells).savefig(found, format="pdf", metadata=metadata)
     return found.getvalue()
+
+
+def _preview(study: str, tables: Sequence[str]) -> str:
+    """Return a document of all tables and the figure, with what a paper needs to show them."""
+    lines = [
+        r"\documentclass{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage{lmodern,textcomp,booktabs,graphicx}",
+        r"\begin{document}",
+        *(rf"\input{{{name}}}" for name in tables),
+        r"\begin{figure}",
+        rf"\includegraphics[width=\linewidth]{{{FIGURE}}}",
+        rf"\caption{{Study {escape(study)}: accuracy over test length.}}",
+        r"\end{figure}",
+        r"\end{document}",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _quoted(text: str) -> str:

@@ -7,23 +7,23 @@ on intervals; a power law with a floor is fitted only where no run is censored.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from lifelines import LogNormalAFTFitter, WeibullAFTFitter
-from lifelines.exceptions import ConvergenceError, StatError
-from lifelines.utils import CensoringType
+from scipy.special import ndtri
 
+from ldru_study.analysis.accelerated import EXTREME_VALUE, NORMAL, Distribution, fit_line
 from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.counts import Floats, LengthCurve
 from ldru_study.analysis.power_law import PowerLaw, fit_power_law
 
 _MIN_EVENTS = 3
 _MIN_VALUES = 3
-_MODELS = {"log-normal": (LogNormalAFTFitter, "mu_"), "weibull": (WeibullAFTFitter, "lambda_")}
+_MODELS = {"log-normal": NORMAL, "weibull": EXTREME_VALUE}
+_MOST_ERROR = 5.0
+# two-sided, 95 %
+_NORMAL_QUANTILE = float(ndtri(0.975))
 
 
 @dataclass(frozen=True)
@@ -188,16 +188,12 @@ def fit_regression(runs: Sequence[Run]) -> Regression | Refusal:
     refusal = _unfit(runs)
     if refusal:
         return refusal
-    table = pd.DataFrame(
-        {
-            "lower": [run.lower for run in runs],
-            "upper": [run.upper for run in runs],
-            "log_x": [np.log(run.x) for run in runs],
-        }
-    )
+    u = np.log([run.x for run in runs])
+    with np.errstate(divide="ignore"):
+        lower, upper = np.log([run.lower for run in runs]), np.log([run.upper for run in runs])
     found = []
-    for model, (fitter, parameter) in _MODELS.items():
-        regression = _accelerated(fitter(), table, model, parameter)
+    for model, distribution in _MODELS.items():
+        regression = _accelerated(u, lower, upper, model, distribution)
         if regression is not None:
             found.append(regression)
     if not found:
@@ -225,38 +221,22 @@ def _unfit(runs: Sequence[Run]) -> Refusal | None:
 
 
 def _accelerated(
-    fitter: LogNormalAFTFitter | WeibullAFTFitter, table: pd.DataFrame, model: str, parameter: str
+    u: Floats, lower: Floats, upper: Floats, model: str, distribution: Distribution
 ) -> Regression | None:
     """Return one fit; None where the likelihood has no maximum or no curvature there."""
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # what lifelines warns of is what is checked below
-            warnings.simplefilter("ignore")
-            fitter.fit_interval_censoring(table, "lower", "upper")
-            summary = fitter.summary
-    except (ConvergenceError, StatError, np.linalg.LinAlgError, ValueError):
-        return None
-    assert fitter._censoring_type == CensoringType.INTERVAL  # noqa: S101 - what was asked for
-    errors = summary["se(coef)"].to_numpy()
-    slope = summary.loc[(parameter, "log_x")]
+    line = fit_line(u, lower, upper, distribution)
     # an error of several units of ln(length) is a flat likelihood, not an estimate
-    if not np.all(np.isfinite(errors)) or errors.max() > 5:
+    if line is None or not max(line.errors) <= _MOST_ERROR:
         return None
+    margin = _NORMAL_QUANTILE * line.errors[1]
     return Regression(
         model=model,
-        scale=float(np.exp(fitter.params_[(parameter, "Intercept")]) * _median_share(fitter)),
-        exponent=float(slope["coef"]),
-        lower=float(slope["coef lower 95%"]),
-        upper=float(slope["coef upper 95%"]),
-        aic=float(fitter.AIC_),
+        scale=float(np.exp(line.intercept + line.sigma * distribution.median)),
+        exponent=line.slope,
+        lower=line.slope - margin,
+        upper=line.slope + margin,
+        aic=2 * 3 - 2 * line.log_likelihood,
     )
-
-
-def _median_share(fitter: LogNormalAFTFitter | WeibullAFTFitter) -> float:
-    """Return the median over the parameter that is regressed: a Weibull's is its scale."""
-    if isinstance(fitter, LogNormalAFTFitter):
-        return 1.0
-    return float(np.log(2) ** np.exp(-fitter.params_[("rho_", "Intercept")]))
 
 
 def _power_law(runs: Sequence[Run], lengths: Sequence[float | None]) -> PowerLaw | Refusal:

@@ -30,9 +30,9 @@ from ldru_study.cli.group import FAILED, say, store_option
 def export(study: str, store_uri: str, folder: Path, check: bool) -> None:
     """Write booktabs tables, a vector figure, and the SQL behind every number of them.
 
-    verdicts.tex and curves.tex need \\usepackage{booktabs}; failure_curves.pdf is the figure;
-    claims.json names for each entry of the tables the query that gives it. The same store gives
-    the same bytes.
+    The tables need \\usepackage{booktabs,graphicx}; failure_curves.pdf is the figure; preview.tex
+    shows all of them. claims.json names for each entry of the tables the query that gives it. The
+    same store gives the same bytes.
 
     \b
     Example: ldru-study export quick --latex paper

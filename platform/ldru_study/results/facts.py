@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldru_study.results.heartbeat import Heartbeat, read_heartbeats
-from ldru_study.results.rows import newest, number_trials, only_newest, rows_of_trials, select
+from ldru_study.results.rows import newest, number_trials, only_newest, select
 from ldru_study.results.schema import QUESTION
 from ldru_study.results.store import Store
 from ldru_study.results.table import Damage
@@ -22,7 +22,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Facts:
-    """One reading of a store.
+    """One reading of a store, or of some of its trials.
 
     ``answers`` holds every row of evaluations, ``attempts`` every start and end, ``beats`` the
     attempts that run now. All else follows from these and is computed when first asked for.
@@ -166,16 +166,16 @@ def read_facts(store: Store, trial_ids: Collection[str] | None = None) -> Facts:
 
     Args:
         store: what is read.
-        trial_ids: the trials that matter; None: all.
+        trial_ids: the trials that matter; None: all. Files of others are not read.
 
     Raises:
         StoreError: the store cannot be listed.
     """
     # in the order in which they vanish or come: what has stopped beating has committed its rows
     beats = {beat.trial_id: beat for beat in read_heartbeats(store) if beat.is_alive}
-    attempts, more = store.read("attempts")
-    beats = _without_ended(beats, attempts)
-    answers, damage = store.read("evaluations")
     if trial_ids is not None:
-        attempts, answers = (rows_of_trials(rows, trial_ids) for rows in (attempts, answers))
+        beats = {trial_id: beat for trial_id, beat in beats.items() if trial_id in trial_ids}
+    attempts, more = store.read("attempts", trial_ids)
+    beats = _without_ended(beats, attempts)
+    answers, damage = store.read("evaluations", trial_ids)
     return Facts(store, answers, attempts, beats, (*damage, *more))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ldru_study.errors import StoreError
@@ -133,6 +134,14 @@ class FileRoot:
         except FileNotFoundError:
             self._look_for_bucket()
             raise
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file to read parts of it; nothing is tried twice.
+
+        Raises:
+            OSError: it cannot be opened, or a later read fails.
+        """
+        return self._fs.open_input_file(f"{self._root}/{name}")
 
     def list(self, folder: str, *, recursive: bool = False) -> list[FileEntry]:
         """Return the files in ``folder``, sorted by name, without unfinished ones.

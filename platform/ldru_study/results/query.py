@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldru_study.results.facts import Facts, read_facts
-from ldru_study.results.rows import number_trials, number_values, only_newest, rows_of_trials
+from ldru_study.results.rows import number_trials, number_values, only_newest
 from ldru_study.results.schema import EVALUATIONS, QUESTION
 from ldru_study.results.sql import QueryError, explain, tables_of
 from ldru_study.results.store import DamagedFileError, Store
@@ -42,7 +42,8 @@ class Database:
 
     Args:
         store: what is read; the database holds its rows in memory and never writes.
-        studies: the studies that are in it, with their trials; None: all of the store.
+        studies: the studies that are in it, with their trials; files that hold nothing of theirs
+            are not read. None: all of the store.
         derived: further tables by name, each computed when a query first names it.
 
     Raises:
@@ -57,14 +58,14 @@ class Database:
         derived: Mapping[str, Derived] | None = None,
     ) -> None:
         self.studies, damage = _studies(store, studies)
-        suggestions, more = store.read("suggestions")
+        searches = None if studies is None else _search_ids(self.studies)
+        suggestions, more = store.read("suggestions", searches)
         wanted = None if studies is None else _trial_ids(self.studies, suggestions)
         self.facts = facts = read_facts(store, wanted)
         self._tables = {"suggestions": suggestions}
         self.damage: tuple[Damage, ...] = (*facts.damage, *damage, *more)
         for table in ("metrics", "refinements"):
-            rows, more = store.read(table)
-            self._tables[table] = rows if wanted is None else rows_of_trials(rows, wanted)
+            self._tables[table], more = store.read(table, wanted)
             self.damage += tuple(more)
         self._trials, self._asked = _trials(self.studies, facts, suggestions)
         self._derived = dict(derived or {})
@@ -233,13 +234,17 @@ def _number_questions(rows: pa.Table) -> tuple[pa.ChunkedArray, dict[Question, i
     return key, {Question(*one): number for number, one in enumerate(questions)}
 
 
+def _search_ids(studies: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    cells = [cell for resolved in studies.values() for cell in resolved["cells"]]
+    return {cell["search"]["search_id"] for cell in cells if cell.get("search")}
+
+
 def _trial_ids(studies: Mapping[str, Mapping[str, Any]], suggestions: pa.Table) -> set[str]:
     """Return every trial that some of ``studies`` names, those of its searches included."""
-    cells = [cell for resolved in studies.values() for cell in resolved["cells"]]
-    suggested = _suggested(suggestions)
-    searches = [cell["search"]["search_id"] for cell in cells if cell.get("search")]
-    found = {row["trial_id"] for one in searches for row in suggested.get(one, ())}
-    return found.union(*(cell["trial_ids"] for cell in cells))
+    found = {row["trial_id"] for rows in _suggested(suggestions).values() for row in rows}
+    return found.union(
+        *(cell["trial_ids"] for resolved in studies.values() for cell in resolved["cells"])
+    )
 
 
 def _studies(

@@ -91,5 +91,9 @@ def number_values(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Array]:
 
 def rows_of_trials(rows: pa.Table, trial_ids: Collection[str]) -> pa.Table:
     """Return the rows of some trials, in their order."""
-    wanted = pa.array(list(trial_ids), pa.string())
-    return rows.filter(pc.is_in(rows["trial_id"], wanted))
+    return rows_of("trial_id", rows, trial_ids)
+
+
+def rows_of(column: str, rows: pa.Table, ids: Collection[str]) -> pa.Table:
+    """Return the rows that have one of ``ids`` in ``column``, in their order."""
+    return rows.filter(pc.is_in(rows[column], pa.array(list(ids), pa.string())))

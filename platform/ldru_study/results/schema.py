@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyarrow as pa
 
 # raise when a column changes its meaning; readers refuse files from a later version
@@ -110,12 +112,32 @@ ROW_KEYS = {
     "refinements": ("study", "trial_id", *QUESTION),
     "suggestions": ("search_id", "number"),
 }
+# whose the rows are, each named by 16 hexadecimal digits
+OWNERS = {
+    "attempts": "trial_id",
+    "evaluations": "trial_id",
+    "metrics": "trial_id",
+    "refinements": "trial_id",
+    "suggestions": "search_id",
+}
+_OWNED = r"([0-9a-f]{16})(?:-.*)?\.parquet"
+_OWNED_NAMES = {
+    **dict.fromkeys(("attempts", "evaluations", "metrics", "suggestions"), re.compile(_OWNED)),
+    # the name of a study, which may be anything, stands before the trial
+    "refinements": re.compile(r".*-([0-9a-f]{16})-\d+-\d+-\d+\.parquet"),
+}
 ROW_TIMES = {
     "attempts": "at",
     "evaluations": "committed_at",
     "refinements": "asked_at",
     "suggestions": "suggested_at",
 }
+
+
+def owner_of(table: str, name: str) -> str | None:
+    """Return the owner of all rows in a file of ``table``, by its name; None: it may hold any."""
+    found = _OWNED_NAMES[table].fullmatch(name.rpartition("/")[2])
+    return found and found[1]
 
 
 def versioned(schema: pa.Schema) -> pa.Schema:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ldru_study.errors import NotFoundError
 from ldru_study.results.facts import read_facts
-from ldru_study.results.searches import holdings_for
+from ldru_study.results.searches import holdings_for, suggested_trials
 from ldru_study.results.store import Store
 from ldru_study.spec.plan import PlannedSearch, plan_study
 from ldru_study.spec.study import StudySpec, parse_study
@@ -53,7 +53,8 @@ def read_searches(store: Store, name: str) -> tuple[StudySpec, tuple[PlannedSear
     spec = stored_study(store, name)
     if spec.file.search is None:
         raise NotFoundError(f"{name}: has no search. Add 'search:' to its file.")
-    held = holdings_for(store, read_facts(store), spec)
+    facts = read_facts(store, suggested_trials(store, spec))
+    held = holdings_for(store, facts, spec)
     searches = (planned.search for planned in plan_study(spec, held).cells)
     return spec, tuple(search for search in searches if search is not None)
 

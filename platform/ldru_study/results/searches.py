@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from ldru_study.results.facts import Facts, read_facts
-from ldru_study.results.rows import newest
+from ldru_study.results.rows import newest, rows_of_trials
 from ldru_study.results.store import Store
 from ldru_study.spec.grid import Cell
 from ldru_study.spec.plan import Holdings, Question, questions_of, search_questions
@@ -93,13 +90,8 @@ def read_suggestions(
     search = spec.file.search
     if search is None:
         return {}
-    cells = {
-        search_id(cell.config, search): cell
-        for cell in spec.cells
-        if num_trials(cell.config, search)
-    }
-    rows, _ = store.read("suggestions")
-    rows = rows.filter(pc.is_in(rows["search_id"], pa.array(list(cells), pa.string())))
+    cells = _cells_by_search(spec, search)
+    rows, _ = store.read("suggestions", cells)
     suggestions: dict[str, dict[int, Suggestion]] = {}
     for row in rows.to_pylist():
         text = row["config"]
@@ -121,6 +113,27 @@ def read_suggestions(
             with_result(one, search, questions, facts, measured) for one in whole
         )
     return found
+
+
+def suggested_trials(store: Store, spec: StudySpec) -> frozenset[str]:
+    """Return every trial that a study's searches have suggested.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    search = spec.file.search
+    if search is None:
+        return frozenset()
+    rows, _ = store.read("suggestions", _cells_by_search(spec, search))
+    return frozenset(rows["trial_id"].drop_null().to_pylist())
+
+
+def _cells_by_search(spec: StudySpec, search: SearchConfig) -> dict[str, Cell]:
+    return {
+        search_id(cell.config, search): cell
+        for cell in spec.cells
+        if num_trials(cell.config, search)
+    }
 
 
 def with_result(
@@ -163,10 +176,10 @@ def read_measures(store: Store, facts: Facts, trial_ids: Sequence[str]) -> dict[
     Raises:
         StoreError: the store cannot be read.
     """
-    wanted = pa.array(sorted(set(trial_ids)), pa.string())
-    metrics, _ = store.read("metrics")
-    metrics = newest(metrics.filter(pc.is_in(metrics["trial_id"], wanted)), ("step",))
-    rows = facts.evaluations.filter(pc.is_in(facts.evaluations["trial_id"], wanted))
+    wanted = set(trial_ids)
+    metrics, _ = store.read("metrics", wanted)
+    metrics = newest(metrics, ("step",))
+    rows = rows_of_trials(facts.evaluations, wanted)
     answers: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         answers.setdefault(row["trial_id"], []).append(row)
@@ -201,7 +214,7 @@ def measures_of(
         answers = store.read_one("evaluations", name)
         return _measures(rows, [] if answers is None else answers.to_pylist())
     # an earlier attempt trained it, or the files have been compacted since
-    return read_measures(store, read_facts(store), [trial_id]).get(trial_id)
+    return read_measures(store, read_facts(store, [trial_id]), [trial_id]).get(trial_id)
 
 
 def _measures(curve: list[dict[str, Any]], answers: list[dict[str, Any]]) -> Measures:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -63,15 +63,23 @@ class Store:
         content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
         self.files.write(f"{table}/{name}.parquet", encode(table, content))
 
-    def read(self, table: str) -> tuple[pa.Table, list[Damage]]:
-        """Return all rows of ``table``, each once, and the files that had to be left out.
+    def read(
+        self, table: str, owners: Collection[str] | None = None
+    ) -> tuple[pa.Table, list[Damage]]:
+        """Return the rows of ``table``, each once, and the files that had to be left out.
 
         What was read before and has not changed since is not read again.
+
+        Args:
+            table: a name in `TABLES`.
+            owners: trial ids, of ``suggestions`` search ids: only their rows count, and only files
+                that may hold some are read, or named when they had to be left out. None: all.
 
         Raises:
             StoreError: the store cannot be listed or reached.
         """
-        return self._tables[table].read()
+        reader = self._tables[table]
+        return reader.read() if owners is None else reader.read_of(owners)
 
     def read_one(self, table: str, name: str) -> pa.Table | None:
         """Return the rows of one file, by the name it was committed under.

@@ -14,8 +14,15 @@ import pyarrow.parquet as pq
 
 from ldru_study.errors import StoreError
 from ldru_study.results.files import FileEntry, FileRoot, NoAccessError
-from ldru_study.results.rows import without_repeated
-from ldru_study.results.schema import SCHEMA_VERSION, TABLES, version_of, versioned
+from ldru_study.results.rows import rows_of, without_repeated
+from ldru_study.results.schema import (
+    OWNERS,
+    SCHEMA_VERSION,
+    TABLES,
+    owner_of,
+    version_of,
+    versioned,
+)
 
 # a file that holds the rows of others begins so
 MERGED = "merged-"
@@ -85,6 +92,24 @@ def open_file(name: str, data: bytes) -> pa.Table | Damage:
     return found
 
 
+def read_owners(table: str, stream: pa.NativeFile) -> frozenset[str] | None:
+    """Return whose rows a file holds, from as little of it as that takes.
+
+    None when it was not written by this version of ldru-study or one before.
+
+    Raises:
+        pyarrow.ArrowException: it is damaged.
+        OSError: it is damaged or cannot be read.
+    """
+    owner = OWNERS[table]
+    file = pq.ParquetFile(stream, read_dictionary=[owner])
+    version = version_of(file.schema_arrow)
+    if version is None or version > SCHEMA_VERSION or owner not in file.schema_arrow.names:
+        return None
+    (column,) = file.read([owner], use_threads=False).columns
+    return frozenset(one for chunk in column.chunks for one in chunk.dictionary.to_pylist())
+
+
 def _damaged(name: str, error: Exception) -> Damage:
     first_line = str(error).splitlines()[0]
     return Damage(name, f"is damaged ({first_line}). Delete it; `submit` fills the gap.")
@@ -97,10 +122,17 @@ class TableReader:
     new file before deleting the old ones. So a row may be in two files, and then counts once; and
     a listing, which is no snapshot, may miss a new file and find the old ones gone. That shows by
     a merged file that the next listing has and this one lacks, and then all is listed again.
+
+    Args:
+        files: the store.
+        table: a name in `TABLES`.
+        owners: whose rows are read, see `OWNERS`; None: everyone's. A file that holds nothing of
+            theirs by its name or by the ids in it is not read further.
     """
 
-    def __init__(self, files: FileRoot, table: str) -> None:
+    def __init__(self, files: FileRoot, table: str, owners: Collection[str] | None = None) -> None:
         self.files, self.table = files, table
+        self.owners = None if owners is None else frozenset(owners)
         self._lock = threading.Lock()
         # every file that was read has a number, which each of its rows carries
         self._numbers: dict[FileEntry, int] = {}
@@ -127,16 +159,38 @@ class TableReader:
                 self._result = without_repeated(self.table, rows) if is_merged else rows
             return self._result, [self._damage[e] for e in entries if e in self._damage]
 
+    def read_of(self, owners: Collection[str]) -> tuple[pa.Table, list[Damage]]:
+        """Return the rows of some owners, once each, and the files that may hold more of them.
+
+        Raises:
+            StoreError: the store cannot be listed or reached.
+        """
+        if not self._num_read:
+            return TableReader(self.files, self.table, owners).read()
+        # what was read before needs only what is new
+        rows, damage = self.read()
+        wanted = frozenset(owners)
+        return rows_of(OWNERS[self.table], rows, wanted), [
+            one for one in damage if owner_of(self.table, one.name) in {None, *wanted}
+        ]
+
+    def _list(self) -> list[FileEntry]:
+        entries = self.files.list(self.table)
+        if self.owners is None:
+            return entries
+        wanted = {None, *self.owners}
+        return [entry for entry in entries if owner_of(self.table, entry.name) in wanted]
+
     def _settle(self) -> list[FileEntry]:
         """Read what is new until a listing is whole, and return that listing."""
         while True:
-            entries = self.files.list(self.table)
+            entries = self._list()
             new = [e for e in entries if e not in self._numbers and e not in self._damage]
             was_whole = True
             for first in range(0, len(new), _BATCH):
                 was_whole &= self._take_in(new[first : first + _BATCH])
             if was_whole:
-                merged = {entry.name for entry in self.files.list(self.table) if _is_merged(entry)}
+                merged = {entry.name for entry in self._list() if _is_merged(entry)}
                 if merged <= {entry.name for entry in entries}:
                     return entries
 
@@ -164,7 +218,12 @@ class TableReader:
 
     def _read_file(self, entry: FileEntry) -> pa.Table | Damage | None:
         try:
-            return decode(self.table, entry.name, self.files.read(entry.name))
+            if self._holds_nothing(entry):
+                return TABLES[self.table].empty_table()
+            found = decode(self.table, entry.name, self.files.read(entry.name))
+            if self.owners is None or isinstance(found, Damage):
+                return found
+            return rows_of(OWNERS[self.table], found, self.owners)
         except FileNotFoundError:
             return None
         except NoAccessError:
@@ -172,6 +231,18 @@ class TableReader:
         except StoreError as error:
             prefix = f"{self.files.uri}/{entry.name}: "
             return Damage(entry.name, f"{str(error).removeprefix(prefix)} Make it readable.")
+
+    def _holds_nothing(self, entry: FileEntry) -> bool:
+        """Whether the ids in a large file show that no row of it is wanted."""
+        if self.owners is None or entry.size <= _SMALL_BYTES:
+            return False
+        try:
+            with self.files.open(entry.name) as stream:
+                found = read_owners(self.table, stream)
+        except (pa.ArrowException, OSError):
+            # what is wrong with it shows when it is read as a whole
+            return False
+        return found is not None and found.isdisjoint(self.owners)
 
     def _forget(self, entries: Collection[FileEntry]) -> bool:
         """Drop the rows of files that are no more; True if there were any."""

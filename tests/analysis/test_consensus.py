@@ -110,3 +110,13 @@ def test_many_cells_are_judged_as_each_alone():
         (single,) = judge_jointly([alone])
         assert single.kind == together.kind
         assert single.half_multiple.value == pytest.approx(together.half_multiple.value, rel=1e-3)
+
+
+def test_a_median_is_averaged_over_shapes_that_fit_alike():
+    mu = np.linspace(-1, 2, 61)
+    tops = [-0.5 * ((mu - centre) / 0.1) ** 2 for centre in (0.2, 0.5)]
+    assert consensus._mean(mu, np.array(tops[:1])) == pytest.approx(0.2, abs=1e-3)
+    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.35, abs=1e-3)
+    # three times the likelihood has three times the weight
+    tops[1] = tops[1] + np.log(3)
+    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.425, abs=1e-3)

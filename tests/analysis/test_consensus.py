@@ -6,7 +6,14 @@ import doctest
 
 import numpy as np
 import pytest
-from tests.analysis.population import KINDS, VARIANTS, draw_cell, score
+from tests.analysis.population import (
+    KINDS,
+    VARIANTS,
+    Variant,
+    draw_cell,
+    know_all_but_thresholds,
+    score,
+)
 from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
 
 from ldru_study.analysis import consensus
@@ -120,3 +127,14 @@ def test_a_median_is_averaged_over_shapes_that_fit_alike():
     # three times the likelihood has three times the weight
     tops[1] = tops[1] + np.log(3)
     assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.425, abs=1e-3)
+
+
+def test_what_knows_all_but_the_thresholds_finds_them():
+    """The floor that the benchmark prints: with many strings only the seeds' scatter is left."""
+    rng = np.random.default_rng(7)
+    variant = Variant(scatter=(0.1, 0.3), rho=(0.0, 0.0), strings=(200_000,))
+    for kind in ("sharp", "gradual"):
+        truth = draw_cell(rng, variant, kind)
+        middle, of_seeds = know_all_but_thresholds(truth)
+        assert middle == pytest.approx(np.exp(np.mean(np.log(truth.seed_halves))), rel=0.01)
+        assert of_seeds == pytest.approx(np.median(truth.seed_halves), rel=0.01)

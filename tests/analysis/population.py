@@ -9,6 +9,7 @@ import numpy as np
 
 from ldru_study.analysis.consensus import JointVerdict
 from ldru_study.analysis.counts import LengthCurve
+from ldru_study.analysis.curves import Anchor, Cells, log_likelihood
 
 KINDS = ("sharp", "gradual", "holds")
 OCTAVES = tuple(2.0**n for n in range(7))
@@ -132,6 +133,45 @@ VARIANTS = {
     "lapse 2-5 %": Variant(lapse=(0.02, 0.05)),
     "few": Variant(num_seeds=(3, 3), strings=(64,)),
 }
+
+
+def know_all_but_thresholds(truth: Truth) -> tuple[float, float]:
+    """Estimate both medians of a cell that fails with all else about it known.
+
+    No estimator that must find shape, lapse, overdispersion and scatter in the same counts can be
+    expected to do better. Only where the form is the Weibull's and the noise that of the
+    likelihood.
+
+    Returns:
+        The median half multiple of the population, the mean of its posterior, and of the seeds.
+    """
+    about, cells = truth.about, Cells.stack([[curve] for curve in truth.curves])
+    x = np.log(truth.half) + np.linspace(-1.5, 1.5, 601)
+    at = np.tile(
+        [0, np.log(about["beta"]), np.sqrt(about["lapse"]), np.sqrt(max(about["rho"], 1e-6))],
+        (len(x), len(truth.curves), 1),
+    )
+    at[..., 0] = x[:, None]
+    log_height = log_likelihood(at, cells, Anchor(None, np.zeros(len(truth.curves))))
+    height = np.exp(log_height - log_height.max(0))
+    # a scatter below the steps of x is that of one step
+    sigma = max(about["sigma"], x[1] - x[0])
+    density = np.exp(-0.5 * ((x[:, None] - x) / sigma) ** 2)
+    log_density = np.log(np.maximum(density @ height, 1e-300)).sum(1)
+    middle = np.average(x, weights=np.exp(log_density - log_density.max()))
+    own = height * np.exp(-0.5 * ((x - middle) / sigma) ** 2)[:, None]
+    return float(np.exp(middle)), float(np.exp(np.median((own * x[:, None]).sum(0) / own.sum(0))))
+
+
+def floor(truths: Sequence[Truth]) -> tuple[float, float]:
+    """Return the median relative errors of `know_all_but_thresholds` over the cells that fail."""
+    errors = []
+    for truth in truths:
+        if truth.half is not None:
+            targets = np.array([truth.half, np.median(truth.seed_halves)])
+            errors.append(np.abs(np.array(know_all_but_thresholds(truth)) / targets - 1))
+    population, seeds = np.median(errors, axis=0)
+    return float(population), float(seeds)
 
 
 @dataclass(frozen=True)

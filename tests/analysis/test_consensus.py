@@ -6,7 +6,14 @@ import doctest
 
 import numpy as np
 import pytest
-from tests.analysis.population import KINDS, VARIANTS, draw_cell, score
+from tests.analysis.population import (
+    KINDS,
+    VARIANTS,
+    Variant,
+    draw_cell,
+    know_all_but_thresholds,
+    score,
+)
 from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
 
 from ldru_study.analysis import consensus
@@ -110,3 +117,24 @@ def test_many_cells_are_judged_as_each_alone():
         (single,) = judge_jointly([alone])
         assert single.kind == together.kind
         assert single.half_multiple.value == pytest.approx(together.half_multiple.value, rel=1e-3)
+
+
+def test_a_median_is_averaged_over_shapes_that_fit_alike():
+    mu = np.linspace(-1, 2, 61)
+    tops = [-0.5 * ((mu - centre) / 0.1) ** 2 for centre in (0.2, 0.5)]
+    assert consensus._mean(mu, np.array(tops[:1])) == pytest.approx(0.2, abs=1e-3)
+    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.35, abs=1e-3)
+    # three times the likelihood has three times the weight
+    tops[1] = tops[1] + np.log(3)
+    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.425, abs=1e-3)
+
+
+def test_what_knows_all_but_the_thresholds_finds_them():
+    """The floor that the benchmark prints: with many strings only the seeds' scatter is left."""
+    rng = np.random.default_rng(7)
+    variant = Variant(scatter=(0.1, 0.3), rho=(0.0, 0.0), strings=(200_000,))
+    for kind in ("sharp", "gradual"):
+        truth = draw_cell(rng, variant, kind)
+        middle, of_seeds = know_all_but_thresholds(truth)
+        assert middle == pytest.approx(np.exp(np.mean(np.log(truth.seed_halves))), rel=0.01)
+        assert of_seeds == pytest.approx(np.median(truth.seed_halves), rel=0.01)

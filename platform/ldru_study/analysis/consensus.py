@@ -49,6 +49,8 @@ _CLOSE = 2.0
 _NUM_PARAMETERS: dict[Family, int] = {"holds": 2, "gradual": 4, "weibull": 5}
 # steeper candidates than this differ from it on no grid of lengths
 _STEEPEST = 60.0
+# a root deviance of no weight
+_NEGLIGIBLE = 5.0
 # a seed further from the others than this many standard deviations is of another kind
 _FAR = 3.0
 _LEAST_SCATTER = 0.1
@@ -458,11 +460,12 @@ def _multiple(
 ) -> Estimate:
     """Return where the median seed's S is 1/2, or where its excess over chance is ``level``.
 
-    The value is half way between the median of the fitted distribution and the median of the
-    seeds, for a scatter that is not log-normal, averaged over the chosen family and the logistic
-    form with the weights of their BIC. The interval is read off the highest likelihood of any
-    candidate, M1 and the logistic form among them, so that it covers the choice of the shape; what
-    the lapse adds is propagated from its standard error.
+    The value is half way between the median of the fitted distribution, its mean over all that the
+    counts leave open, the shape among it, and the median of the seeds, for a scatter that is not
+    log-normal; averaged over the chosen family and the logistic form with the weights of their
+    BIC. The interval is read off the highest likelihood of any candidate, M1 and the logistic form
+    among them, so that it covers the choice of the shape; what the lapse adds is propagated from
+    its standard error.
 
     Source: weights exp(-BIC / 2), Raftery 1995, "Bayesian model selection in social research".
     """
@@ -499,13 +502,13 @@ def _multiple(
     value = middle_of_top(mu, _root_deviance(own))
     centre = float(mu[own.argmax()]) if value is None else value
     if value is not None:
-        value = (value + float(np.median(subject.seeds[n])) + shifts[n]) / 2
-        m = subject.best["logistic"]
-        other = middle_of_top(mu, _root_deviance(values[subject.members["logistic"]].max(0)))
-        if other is not None:
-            other = (other + float(np.median(subject.seeds[m])) + shifts[m]) / 2
-            weight = float(expit((subject.bic[family] - subject.logistic_bic) / 2))
-            value += weight * (other - value)
+        weight = float(expit((subject.bic[family] - subject.logistic_bic) / 2))
+        averages = []
+        for name in (family, "logistic"):
+            best, rows = subject.best[name], subject.members[name]
+            middle = float(np.median(subject.seeds[best])) + shifts[best]
+            averages.append((_mean(mu, values[rows]) + middle) / 2)
+        value = (1 - weight) * averages[0] + weight * averages[1]
     extra = float(ndtri(0.5 + settings.confidence / 2) * abs(slopes[n]) * subject.lapse_errors[n])
     last = np.log(subject.last)
     return Estimate(
@@ -513,6 +516,19 @@ def _multiple(
         None if low is None else float(np.exp(centre - np.hypot(max(centre - low, 0.0), extra))),
         None if high is None else float(np.exp(centre + np.hypot(max(high - centre, 0.0), extra))),
     )
+
+
+def _mean(mu: Floats, values: Floats) -> float:
+    """Return the mean of ``mu`` [Q] with the likelihoods of all candidates as weights.
+
+    Args:
+        mu: ascending.
+        values: log likelihood of each candidate, [J, Q]; linear in between.
+    """
+    near = mu[_root_deviance(values.max(0)) < _NEGLIGIBLE]
+    fine = np.linspace(near[0], near[-1], 501)
+    weights = sum(np.exp(np.interp(fine, mu, row) - values.max()) for row in values)
+    return float(np.average(fine, weights=weights))
 
 
 def _root_deviance(values: Floats) -> Floats:

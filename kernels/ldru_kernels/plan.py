@@ -28,8 +28,6 @@ from ldru_kernels.schedule import Schedule
 _MOST_LEVELS = 64
 # plans of this many merges together are about 100 MiB; the latest is kept whatever its size
 _MOST_CACHED = 2**22
-_cache: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
-_cache_lock = Lock()
 
 # how the gradient of a stage's nodes is read, where not from edges that lie together
 ONE_EACH, ANY = -1, -2
@@ -118,6 +116,37 @@ class Plan(NamedTuple):
 NUM_ON_DEVICE = 6
 
 
+class PlanCache:
+    """The latest plans, of `_MOST_CACHED` merges together."""
+
+    def __init__(self) -> None:
+        self._plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+        # counted as plans come and go: thousands of small ones are kept, and one comes every step
+        self._num_merges = 0
+        self._lock = Lock()
+
+    def get(self, key: tuple[Any, ...]) -> Plan | None:
+        """Return the plan of ``key``, now the latest, or None."""
+        with self._lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+            return self._plans.get(key)
+
+    def put(self, key: tuple[Any, ...], plan: Plan) -> None:
+        """Keep a plan, and drop the oldest ones beyond the limit."""
+        with self._lock:
+            if key in self._plans:
+                return
+            self._plans[key] = plan
+            self._num_merges += len(plan.children)
+            while len(self._plans) > 1 and self._num_merges > _MOST_CACHED:
+                _, oldest = self._plans.popitem(last=False)
+                self._num_merges -= len(oldest.children)
+
+
+_cache = PlanCache()
+
+
 def plan_for(
     build: Callable[..., Schedule],
     lengths: Sequence[int],
@@ -136,10 +165,8 @@ def plan_for(
     """
     counted = tuple(lengths)
     key = (build, counted, num_tokens, str(device), tuple(options.items()))
-    with _cache_lock:
-        if key in _cache:
-            _cache.move_to_end(key)
-            return _cache[key]
+    if (known := _cache.get(key)) is not None:
+        return known
     # a tensor made in inference mode could not serve a later backward pass
     with torch.inference_mode(mode=False):
         schedule = build(counted, num_tokens, **options)
@@ -147,12 +174,7 @@ def plan_for(
         has_phases = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
         num_sequences = len(counted) if has_phases else None
         plan = make_plan(schedule, num_extra, num_sequences).to(device)
-    with _cache_lock:
-        _cache[key] = plan
-        while (
-            len(_cache) > 1 and sum(len(kept.children) for kept in _cache.values()) > _MOST_CACHED
-        ):
-            _cache.popitem(last=False)
+    _cache.put(key, plan)
     return plan
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from ldru_kernels import LONE_NODE_RULES, MergeWeights, prefix_scan, tree_reduce
 
 pytest.importorskip("triton")
 from ldru_kernels import choice, launches, phases, torch_path, triton_path
+from ldru_kernels.plan import PlanCache
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -144,7 +144,7 @@ def test_any_lengths(lengths, lone_node, width):
 @pytest.fixture
 def all_levels_in_one_launch(monkeypatch):
     monkeypatch.setattr(phases, "_FEWEST_SEQUENCES", 1)
-    monkeypatch.setattr("ldru_kernels.plan._cache", OrderedDict())
+    monkeypatch.setattr("ldru_kernels.plan._cache", PlanCache())
 
 
 @pytest.mark.usefixtures("all_levels_in_one_launch")
@@ -172,7 +172,7 @@ def test_all_levels_of_a_scan_in_one_launch():
 @pytest.mark.parametrize("fewest", [1, 100])
 def test_a_short_tape_is_used_again(fewest, monkeypatch):
     monkeypatch.setattr(phases, "_FEWEST_SEQUENCES", fewest)
-    monkeypatch.setattr("ldru_kernels.plan._cache", OrderedDict())
+    monkeypatch.setattr("ldru_kernels.plan._cache", PlanCache())
     # 31 * 16 float32 per merge: 40 merges of 63
     monkeypatch.setattr(triton_path, "_TAPE_BYTES", 40 * 31 * 16 * 4)
     compare(tree_reduce, *case(16, 63))

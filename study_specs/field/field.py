@@ -153,7 +153,7 @@ def recipe_table() -> list[str]:
 def switch(case: dict[str, Any]) -> str:
     """Return what a cell of ldru_recipe has changed."""
     if (other := case["study"].removeprefix("ldru-recipe").removeprefix("-")) != "":
-        return {"longer": "4 000 steps", "penalty": "penalty 0.1"}[other]
+        return {"longer": "3 200 steps", "penalty": "penalty 0.1"}[other]
     label: str = case["model"]
     for field, calm in {
         "width": "32",

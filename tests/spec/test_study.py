@@ -246,7 +246,7 @@ def test_ranges_of_test_lengths_are_written_short():
 
 # cells, trials that judge, trials that search
 HOUSE = {
-    "cpu_field": (52, 260, 156),
+    "cpu_field": (52, 260, 0),
     "honest_rq1": (588, 5880, 4704),
     "ldru_recipe": (35, 105, 0),
     "length_sweep": (108, 540, 0),

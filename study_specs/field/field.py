@@ -35,7 +35,7 @@ select task, model_label, seed, list(length order by length) as lengths,
        list(num_total order by length) as num_total, list(chance order by length) as chance
 from evaluations where study = '{study}' group by all order by all
 """
-# attempts of a search are part of a cell's cost
+# all attempts, those that were stopped among them
 _COSTS = """
 select task, model_label, sum(seconds) / 60 as minutes
 from attempts join (select distinct study, trial_id, task, model_label from trials)
@@ -76,6 +76,12 @@ def as_case(
 ) -> dict[str, Any]:
     """Return a cell as a case of `ldru-study analyze fit`, and what its name does not say."""
     first = seeds[0]
+    for row in seeds:
+        if row["lengths"] != first["lengths"] or row["num_total"] != first["num_total"]:
+            raise click.ClickException(
+                f"{'/'.join((study, *cell))}: seed {row['seed']} was tested at other lengths than "
+                f"seed {first['seed']}. Record a study that is done and not refined."
+            )
     return {
         "id": "/".join((study, *cell)),
         "study": study,

@@ -9,6 +9,8 @@ way to two, called "v" [2E, E] and "b" [E].
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -61,6 +63,21 @@ def unpack(packed: Tensor, operator: str, width: int) -> dict[str, Tensor]:
     return {name: part.view(len(packed), -1, shape[-1]) for (name, shape), part in pieces}
 
 
+@contextmanager
+def _unrounded() -> Iterator[None]:
+    """Let torch round no factor of a float32 product, on a GPU or on a CPU with bfloat16 units.
+
+    What the precision of an op rounds are states and weights; a product of two maps is a weight.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@_unrounded()
 def fold(weights: list[Tensor], operator: str, dtype: torch.dtype) -> list[Tensor]:
     """Return what takes the place of maps that follow each other: v and b, or nothing.
 
@@ -100,6 +117,7 @@ def folded(
     }
 
 
+@_unrounded()
 def unfold(
     d_folded: Tensor, weights: list[Tensor], operator: str, dtype: torch.dtype
 ) -> list[Tensor]:

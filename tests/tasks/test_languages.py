@@ -192,7 +192,9 @@ def test_worked_examples(name):
     if task.is_regular:
         assert task.automaton.num_classes == task.num_classes
         assert task.automaton.num_symbols == task.num_symbols
-    assert task.name == task.label == task.identity == name
+    assert task.name == task.label == name
+    # what decides the strings: a task whose strings have changed has a version there
+    assert task.identity in (name, f"{name}/2")
     assert find_task(name) is task
 
 

@@ -201,6 +201,8 @@ _SHUT_OFF: dict[str, str | bool | int | float | list[str]] = {
 _LOCKED = (
     ("enable_external_access", "false"),
     ("python_enable_replacements", "false"),
+    # DuckDB would draw it on stdout, in front of JSON
+    ("enable_progress_bar", "false"),
     ("lock_configuration", "true"),
 )
 

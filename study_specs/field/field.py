@@ -35,12 +35,12 @@ select task, model_label, seed, list(length order by length) as lengths,
        list(num_total order by length) as num_total, list(chance order by length) as chance
 from evaluations where study = '{study}' group by all order by all
 """
-# all attempts, those that were stopped among them
+# all attempts, those that were stopped among them, and those of studies that share the trials
 _COSTS = """
 select task, model_label, sum(seconds) / 60 as minutes
-from attempts join (select distinct study, trial_id, task, model_label from trials)
-     using (study, trial_id)
-where event = 'end' and study = '{study}' group by all
+from attempts join (select distinct trial_id, task, model_label from trials
+                    where study = '{study}') using (trial_id)
+where event = 'end' group by all
 """
 
 
@@ -53,9 +53,10 @@ def main() -> None:
 @click.option("--store", default="results", show_default=True, help="Holds the studies.")
 def record(store: str) -> None:
     """Write the counts of every study that the store has."""
+    known = {path.name for path in (Path(store) / "studies").glob("*")}
     for name, studies in FILES.items():
         cases: list[dict[str, Any]] = []
-        for study in studies:
+        for study in [study for study in studies if study in known]:
             database = open_database(Store(store), studies=[study])
             rows = database.sql(_COUNTS.format(study=study)).to_pylist()
             costs = {
@@ -66,6 +67,8 @@ def record(store: str) -> None:
             for row in rows:
                 cells.setdefault((row["task"], row["model_label"]), []).append(row)
             cases += [as_case(study, cell, seeds, costs[cell]) for cell, seeds in cells.items()]
+        if not cases:
+            continue
         lines = ",\n".join(json.dumps(case) for case in cases)
         (HERE / f"{name}.json").write_text(f'{{"cases": [\n{lines}\n]}}\n')
         click.echo(f"{name}.json: {len(cases)} cells")
@@ -87,7 +90,7 @@ def as_case(
         "study": study,
         "task": cell[0],
         "model": cell[1],
-        "minutes": round(minutes, 1),
+        "minutes": round(minutes, 1),  # of the clock, over all seeds
         "seeds": [row["seed"] for row in seeds],
         "multiples": [length / TRAINED_TO for length in first["lengths"]],
         "num_correct": [row["num_correct"] for row in seeds],
@@ -196,7 +199,10 @@ def draw(output: Path) -> None:
     """Write curves.png and print the tables of README.md."""
     cells = [cell for _, cell in read_cells("cpu_field")]
     failure_figure(cells, columns=3).savefig(output / "curves.png")
-    click.echo("\n".join([*field_table(), "", *recipe_table()]))
+    tables = [field_table()]
+    if (HERE / "ldru_recipe.json").exists():
+        tables.append(recipe_table())
+    click.echo("\n\n".join("\n".join(table) for table in tables))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from tests.analysis.simulate import MULTIPLES, N, curve, from_accuracies, number
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import Failure, StudyCounts
 from ldru_study.analysis.counts import CellCurves, LengthCurve
+from ldru_study.analysis.drawing import how_chance_is_known, how_drawn
 from ldru_study.analysis.page import Extras, page_data
 from ldru_study.analysis.plots import failure_figure
 from ldru_study.analysis.report import Origin, render_report, shortcuts_of
@@ -31,9 +32,13 @@ from ldru_study.analysis.tables import (
 )
 from ldru_study.analysis.verdict import VerdictSettings
 from ldru_study.results.search_table import SearchRow
+from ldru_study.tasks.registry import task_names
+from ldru_study.tasks.samplers import sampler_of, samplings_of
 
 # also the two texts after which a script would end only at the second </script>
 HOSTILE = '<!--<script></script><script>alert(1)</script> & "quoted" <b>{{ 7 * 7 }}'
+
+DRAWS = [("parity_check", "balanced"), ("tomita_5", "balanced")]
 
 
 def cells():
@@ -52,7 +57,7 @@ def cells():
 @pytest.fixture(scope="module")
 def study():
     return StudyCounts(
-        name="pages",
+        name=f"pages{HOSTILE}",
         question=f"Does it hold? {HOSTILE}",
         cells=cells(),
         settings=VerdictSettings(),
@@ -79,7 +84,7 @@ def extras():
         objectives=("validation_loss", "train_seconds"),
         searches=rows,
         shortcuts={"parity_check/hostile": shortcut},
-        samplings=("balanced",),
+        draws=DRAWS,
     )
 
 
@@ -132,6 +137,8 @@ def test_names_from_outside_are_text(read, page):
     text = "".join(read.text).replace("\N{NO-BREAK SPACE}", " ")
     # question, answer, table of verdicts, tables, search, failure, traceback, damage, spec, host
     assert text.count(HOSTILE) >= 9
+    # as the page's title, above the question and in the command that scales
+    assert text.count(f"pages{HOSTILE}") >= 2
     assert f"submit 'my study{HOSTILE}.yaml'".replace("alert(1)", "alert(1)") in text
     # every script of the page is one of its own: theme, plotly, data, script
     assert len([tag for tag, _ in read.tags if tag == "script"]) == 4
@@ -154,7 +161,7 @@ def test_every_cell_seed_failure_and_damage_is_on_it(read, study, verdicts):
     seeds = [seed for cell in study.cells for seed in cell.curves]
     bodies = [tag for tag, _ in read.tags if tag == "tr"]
     assert len(bodies) == 5 + 4 + len(study.cells) + 1 + 2 + len(seeds)
-    for words in limits(verdicts, ["balanced"]).items():
+    for words in limits(verdicts, DRAWS).items():
         for part in words:
             assert part in text
     assert f"... {30_000 + len(HOSTILE) - 20_000} more characters" in text
@@ -303,13 +310,57 @@ def test_a_model_gets_one_sentence(verdicts):
 
 
 def test_what_it_cannot_say_is_counted(verdicts):
-    found = limits(verdicts, ["balanced"])
+    found = limits(verdicts, DRAWS)
     assert "In 1 of 4 cells some seed shows no failure." in found["Beyond the longest length"]
     assert "If none of 1 fails, still up to 95 % of all" in found["Seeds"]
     assert "all of 512 are right, the error rate may still be 0.58 %" in found["Strings"]
     assert found["Failed trials"].startswith("2 trials failed")
     oracle = [dataclasses.replace(verdicts[0].cell, chosen_by="oracle")]
-    assert "flattered" in limits(judge_cells(oracle), ["balanced"])["Settings"]
+    assert "flattered" in limits(judge_cells(oracle), DRAWS)["Settings"]
+
+
+def test_it_says_how_the_strings_were_drawn(verdicts):
+    assert "Sampling" not in limits(verdicts, [])
+    even = "every class equally often, uniformly among its strings of that length"
+    assert f"the study says (balanced: {even}). Accuracy" in limits(verdicts, DRAWS)["Sampling"]
+    several = limits(verdicts, [*DRAWS, ("tomita_5", "hard"), ("d_4", "paper")])["Sampling"]
+    assert f"(balanced: {even}; hard: every class equally often, those of a task" in several
+    assert "; paper: half of them accepted, where a string of that length is, the" in several
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("parity_check", "uniformly among all strings of that length"),
+        ("d_4", "half of them accepted"),
+        ("tomita_5", "by random walks"),
+        ("listops_3_9", "random expression trees"),
+    ],
+)
+def test_paper_sampling_is_said_as_the_task_is_drawn(task, words):
+    assert how_drawn([(task, "paper")]).startswith("paper: ")
+    assert words in how_drawn([(task, "paper")])
+    assert "uniformly among its strings" not in how_drawn([(task, "paper")])
+
+
+def test_no_way_of_drawing_is_without_words():
+    every = [(name, one) for name in task_names() for one in samplings_of(name)]
+    for draw in every:
+        # classes are even where the words say so
+        words = how_drawn([draw])
+        sampler = sampler_of(*draw)
+        shares = sampler.label_shares(sampler.nearest_covered(12))
+        assert ("equally often" in words) <= (len({*shares[shares > 0].round(9)}) == 1), draw
+    assert " on listops_3_14, listops_3_9, listops_5_14, listops_5_9: random" in how_drawn(every)
+
+
+def test_chance_is_said_to_be_estimated_where_it_is():
+    computed = "computed exactly"
+    assert how_chance_is_known(DRAWS) == computed
+    found = how_chance_is_known([*DRAWS, ("listops_3_9", "paper")])
+    assert found.startswith(f"{computed}; under paper sampling of listops_3_9, which")
+    assert found.endswith("estimated from strings that are drawn for it")
+    assert how_chance_is_known([("listops_3_9", "paper")]).startswith("under paper sampling")
 
 
 def test_the_figure_has_a_panel_per_task_and_a_line_per_seed(study):

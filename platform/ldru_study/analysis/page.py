@@ -12,6 +12,7 @@ from ldru_study.analysis.bracket import isotonic_line, pool_counts
 from ldru_study.analysis.cell import CellVerdict
 from ldru_study.analysis.counts import Floats, LengthCurve
 from ldru_study.analysis.curves import survival
+from ldru_study.analysis.drawing import Draw
 from ldru_study.analysis.failure import Estimate
 from ldru_study.analysis.intervals import wilson
 from ldru_study.analysis.plots import DASHES, SYMBOLS, series_styles, tasks_of
@@ -39,7 +40,7 @@ class Extras:
         shortcuts: by cell, the accuracy at each of its lengths of the best predictor that sees only
             a window as long as the training length.
         scaling: by numeric field that varies, its series.
-        samplings: how test strings were drawn.
+        draws: the task and the sampling of each cell.
     """
 
     training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class Extras:
     searches: Sequence[SearchRow] = ()
     shortcuts: Mapping[str, Floats] = field(default_factory=dict)
     scaling: Mapping[str, Sequence[Series]] = field(default_factory=dict)
-    samplings: Sequence[str] = ()
+    draws: Sequence[Draw] = ()
 
 
 NO_EXTRAS = Extras()

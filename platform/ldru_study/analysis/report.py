@@ -21,6 +21,7 @@ from ldru_study.analysis.bracket import pool_counts
 from ldru_study.analysis.cell import CellVerdict, judge_cells
 from ldru_study.analysis.collect import StudyCounts, collect, counts_of
 from ldru_study.analysis.counts import CellCurves, Floats
+from ldru_study.analysis.drawing import how_chance_is_known
 from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, training_curves
 from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
 from ldru_study.analysis.sentences import WORDS, answer, by_label, cell_sentence, headline, limits
@@ -111,7 +112,7 @@ def _extras(database: Database, study: str) -> Extras:
         training=training_curves(database, study),
         objectives=objectives,
         searches=rows_of(searches),
-        samplings=[cell["config"]["sampling"] for cell in asked["cells"]],
+        draws=[(cell["config"]["task"], cell["config"]["sampling"]) for cell in asked["cells"]],
     )
 
 
@@ -168,7 +169,8 @@ def render_report(
         failing=[_failing_row(verdict) for verdict in verdicts if _fails(verdict)],
         levels=counts.settings.levels,
         seeds=[_seed_row(cell, seed) for cell in verdicts for seed in cell.seeds],
-        limits=limits(verdicts, extras.samplings),
+        limits=limits(verdicts, extras.draws),
+        how_chance_is_known=how_chance_is_known(extras.draws),
         flags={name.replace("_", " "): text for name, text in FLAGS.items()},
         style=Markup(_asset("report.css")),
         plotly=Markup(get_plotlyjs()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ldru_study.analysis.cell import CellVerdict
+from ldru_study.analysis.drawing import Draw, how_drawn
 from ldru_study.analysis.failure import UNKNOWN
 from ldru_study.analysis.intervals import zero_error_bound
 from ldru_study.analysis.tables import estimate, left_out_words
@@ -94,12 +95,12 @@ def cell_sentence(verdict: CellVerdict) -> str:
     return ", ".join([word, *filter(None, [left_out_words(verdict.left_out)])])
 
 
-def limits(verdicts: Sequence[CellVerdict], samplings: Iterable[str]) -> dict[str, str]:
+def limits(verdicts: Sequence[CellVerdict], draws: Iterable[Draw]) -> dict[str, str]:
     """Say what the study cannot say, by name of the limit.
 
     Args:
         verdicts: every cell.
-        samplings: how the strings of the cells were drawn.
+        draws: the task and the sampling of each cell.
     """
     return {
         **_censoring(verdicts),
@@ -108,7 +109,7 @@ def limits(verdicts: Sequence[CellVerdict], samplings: Iterable[str]) -> dict[st
         "Between the lengths": "Only the lengths that were asked for were tested. A curve between "
         "two of them is an interpolation, and a failure that comes and goes with the length is "
         "seen only where it was looked for.",
-        "Sampling": _sampling(sorted(set(samplings))),
+        **_sampling(draws),
         **_selection(verdicts),
         **_failures(verdicts),
     }
@@ -149,12 +150,14 @@ def _strings(verdicts: Sequence[CellVerdict]) -> dict[str, str]:
     }
 
 
-def _sampling(samplings: Sequence[str]) -> str:
-    return (
-        f"Test strings are drawn as the study says ({', '.join(samplings) or 'balanced'}: every "
-        "class equally often, uniformly among its strings of that length). Accuracy on rare, "
-        "structured or adversarial strings may be lower."
-    )
+def _sampling(draws: Iterable[Draw]) -> dict[str, str]:
+    how = how_drawn(draws)
+    if not how:
+        return {}
+    return {
+        "Sampling": f"Test strings are drawn as the study says ({how}). Accuracy on strings drawn "
+        "otherwise, such as rare, structured or adversarial ones, may be lower."
+    }
 
 
 def _selection(verdicts: Sequence[CellVerdict]) -> dict[str, str]:

@@ -14,6 +14,10 @@ from ldru_study.errors import NotFoundError, StudyError
 
 Array: TypeAlias = npt.NDArray[Any]
 
+# a RuntimeError: encrypted, or of a compression that is not supported
+_UNREAD = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_ADVICE = "Save it with numpy.savez."
+
 
 def read_npz(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Return all plain arrays of a file, and why its other entries are none, by their keys.
@@ -34,8 +38,9 @@ def read_npz(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             for key in file.files:
                 try:
                     array = file[key]
-                except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                    unread[key] = f"'{key}': not read as a plain array: {error}"
+                except _UNREAD as error:
+                    reason = str(error).removesuffix(".")
+                    unread[key] = f"'{key}': not read as a plain array: {reason}. {_ADVICE}"
                     continue
                 # an entry that is no .npy comes as bytes
                 if isinstance(array, np.ndarray):

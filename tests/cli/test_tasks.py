@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import get_args
 
 import numpy as np
@@ -238,3 +239,24 @@ def test_verify_refuses_other_files(tmp_path):
     done = run("verify", save(tmp_path / "none.npz"))
     assert done.exit_code == 2
     assert "none.npz: holds no arrays. Nothing would be compared." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        # of the flags: encrypted; of the method: one that nobody has
+        (0, 1, "is encrypted, password required for extraction"),
+        (2, 77, "compression method is not supported"),
+    ],
+)
+def test_verify_names_entries_that_cannot_be_unpacked(offset, value, reason, tmp_path):
+    path = save(tmp_path / "labels.npz", **GOOD)
+    data = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        for match in re.finditer(signature, bytes(data)):
+            data[match.start() + at + offset] = value
+    path.write_bytes(data)
+    done = run("verify", path)
+    assert done.exit_code == 2, done.output
+    assert "'d_4|2|x': not read as a plain array: " in done.stderr
+    assert f"{reason}. Save it with numpy.savez." in " ".join(done.stderr.split())

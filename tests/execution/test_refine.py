@@ -240,6 +240,20 @@ def test_on_a_cluster_as_a_job(study, cluster):
     assert cluster.orders[1].flags == {"down_when_done": True}
 
 
+def test_a_study_that_is_submitted_with_fewer_seeds_meanwhile(study, cluster, monkeypatch):
+    send = cluster.send
+
+    def send_and_submit(order):
+        send(order)
+        submission_of(TEXT.replace("seeds: 2", "seeds: 1"), study)
+
+    monkeypatch.setattr(cluster, "send", send_and_submit)
+    done = run_remotely(study, "--json")
+    assert done.exit_code == 0, done.output
+    assert "tiny: the study has changed since: it was submitted again without 2 of" in done.stderr
+    assert [row["num_evaluated"] for row in json.loads(done.stdout)] == [0, 0, 6, 0]
+
+
 @pytest.mark.parametrize("code", [1, 4, 130])
 def test_the_exit_code_of_the_job_is_that_of_the_command(study, cluster, code):
     cluster.ends = code

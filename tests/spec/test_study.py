@@ -179,6 +179,53 @@ def test_what_an_axis_would_overrule_is_refused(change, problem):
         assert read(SPEC, advised).changes == (advised,)
 
 
+FIXED = """
+name: fixed
+task: d_4
+model: {kind: ldru}
+train: {steps: 10, max_length: 20}
+"""
+
+
+def told(cells):
+    return [(one.config.task, one.config.model.kind, one.config.train.steps) for one in cells]
+
+
+@pytest.mark.parametrize(
+    ("change", "cells"),
+    [
+        ("grid.train.steps=[10, 30]", [("d_4", "ldru", 10), ("d_4", "ldru", 30)]),
+        ("grid.model=[{kind: lstm}, {kind: rnn}]", [("d_4", "lstm", 10), ("d_4", "rnn", 10)]),
+        ("grid.task=[d_2, d_3]", [("d_2", "ldru", 10), ("d_3", "ldru", 10)]),
+        ("grid={train.steps: [5]}", [("d_4", "ldru", 5)]),
+        ("grid.train=[{steps: 7}]", [("d_4", "ldru", 7)]),
+    ],
+)
+def test_an_axis_that_is_set_lies_over_a_field_of_the_file(change, cells):
+    assert told(read(FIXED, change).cells) == cells
+
+
+def test_a_field_of_the_file_beside_an_axis_of_the_file_can_be_dropped():
+    text = FIXED + "grid: {train.steps: [10, 30]}\n"
+    with pytest.raises(SpecError, match=r"train.steps \(line 5\): .* overrules it"):
+        read(text)
+    cells = [("d_4", "ldru", 10), ("d_4", "ldru", 30)]
+    assert told(read(text, "train.steps=null").cells) == cells
+    # only what --set gives as a whole shows which of the two is meant
+    with pytest.raises(SpecError, match="overrules it"):
+        read(text, "grid.train.steps[0]=20")
+
+
+@pytest.mark.parametrize("field", ["train.steps=5", "train={steps: 5}"])
+def test_an_axis_and_a_field_that_are_both_set_are_refused(field):
+    with pytest.raises(SpecError) as caught:
+        read(FIXED, "grid.train.steps=[10, 30]", field)
+    assert list(caught.value.problems) == [
+        "train.steps (--set): the axis grid.train.steps overrules it in every cell, with [10, 30]. "
+        "Drop one of the two, or change the axis: --set 'grid.train.steps=[5]'."
+    ]
+
+
 def test_what_overrides_would_overrule_in_every_cell_is_refused():
     text = SPEC + (
         "overrides:\n"
@@ -200,6 +247,26 @@ def test_what_overrides_would_overrule_in_every_cell_is_refused():
     some = text.replace("lstm}, set: {train.steps", "lstm}, set: {train.batch_size")
     assert {cell.config.train.steps for cell in read(some, "train.steps=5").cells} == {5, 9}
     assert read(text, "train.batch_size=5").cells
+    # nor is anything lost where an override sets just what was asked for
+    assert {cell.config.train.steps for cell in read(text, "train.steps=9").cells} == {7, 9}
+    same = text.replace("train.steps: 7", "train.steps: 9")
+    assert {cell.config.train.steps for cell in read(same, "train.steps=9").cells} == {9}
+
+
+def test_what_a_former_version_stored_is_read_as_it_read_it():
+    text = FIXED + (
+        "grid: {train.steps: [20, 30]}\n"
+        "overrides: [{when: {model.kind: ldru}, set: {train.max_length: 9}}]\n"
+    )
+    changes = ("train.max_length=5", "task=d_2")
+    with pytest.raises(SpecError, match="overrules it"):
+        read(text, *changes)
+    spec = parse_study(text, "fixed", changes, is_stored=True)
+    assert told(spec.cells) == [("d_2", "ldru", 20), ("d_2", "ldru", 30)]
+    assert {cell.config.train.max_length for cell in spec.cells} == {9}
+    # whatever was wrong then is wrong now
+    with pytest.raises(SpecError, match="no field is called 'stepz'"):
+        parse_study(text, "fixed", ("train.stepz=1",), is_stored=True)
 
 
 name = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)

@@ -216,9 +216,15 @@ def _refine_remotely(
         known = {one.trial.trial_id: one for one in trials}
         # asked about by somebody else or not: trials with weights keep them
         for one in aim.trials:
-            now = known[one.trial.trial_id]
-            one.num_asked = now.num_answered - one.num_answered
-            one.rows = now.rows
+            now = known.get(one.trial.trial_id)
+            if now is not None:
+                one.num_asked = now.num_answered - one.num_answered
+                one.rows = now.rows
+        if gone := sum(one.trial.trial_id not in known for one in aim.trials):
+            say(
+                f"{name}: the study has changed since: it was submitted again without {gone} of "
+                "these trials, which are shown as they were before."
+            )
         aim.print(before, aim.found(), as_json=as_json)
         return 0
 

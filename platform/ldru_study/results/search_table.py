@@ -40,7 +40,7 @@ def stored_study(store: Store, name: str) -> StudySpec:
         SpecError: this version cannot read it any more.
     """
     changes = store.study(name)["changes"]
-    return parse_study(store.spec_text(name), name, changes)
+    return parse_study(store.spec_text(name), name, changes, is_stored=True)
 
 
 def read_searches(store: Store, name: str) -> tuple[StudySpec, tuple[PlannedSearch, ...]]:

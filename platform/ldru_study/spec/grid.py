@@ -53,6 +53,8 @@ def expand(
     grid: Mapping[str, Sequence[Any]],
     rules: Sequence[Rule],
     changed: Sequence[Place] = (),
+    *,
+    is_stored: bool = False,
 ) -> tuple[tuple[Cell, ...], list[Problem]]:
     """Return the cells that ``grid`` spans over ``base``, and every problem found on the way.
 
@@ -64,11 +66,14 @@ def expand(
         grid: dotted path -> values; a shorter path is laid before a longer one.
         rules: (when, set) pairs of dotted paths, applied in order to the cells that match.
         changed: the places that ``--set`` names.
+        is_stored: it is a study that was accepted once: what is overruled is no problem.
     """
-    problems = _axis_problems(base, grid) + _overruled(base, grid, changed)
+    problems = _axis_problems(base, grid)
+    if not is_stored:
+        problems += _overruled(base, grid, changed)
     if problems:
         return (), problems
-    expansion = _Expansion(base, grid, rules, changed)
+    expansion = _Expansion(base, grid, rules, () if is_stored else changed)
     return expansion.cells(), list(expansion.found)
 
 
@@ -126,8 +131,15 @@ class _Expansion:
             place
             for place in self.unused
             if any(_is_within(place, tuple(path.split("."))) for path in laid)
+            and not self._is_kept(place, raw)
         }
         return _validated(raw, origin, self.found)
+
+    def _is_kept(self, place: Place, raw: Mapping[str, Any]) -> bool:
+        """Whether a cell has what was given for a field, though a rule lies over it."""
+        if not _is_in(self.base, place) or not _is_in(raw, place):
+            return False
+        return bool(get_place(raw, place) == get_place(self.base, place))
 
 
 def _axis_problems(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[Problem]:
@@ -159,14 +171,22 @@ def _axis_problems(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -
 def _overruled(
     base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], changed: Sequence[Place]
 ) -> list[Problem]:
-    """Return the fields of ``base`` that no cell would have, since an axis lies over them."""
+    """Return the fields of ``base`` that no cell would have, since an axis lies over them.
+
+    An axis that ``--set`` gives may lie over a field of the file: which of the two is meant is
+    plain, as long as ``--set`` does not give the field as well.
+    """
     problems: list[Problem] = []
     for axis, values in grid.items():
         place: Place = tuple(axis.split("."))
-        # a study without any field of train has an empty one
-        if not values or not _is_in(base, place) or get_place(base, place) == {}:
+        # a study without any field of train has an empty one; --set place=null drops a field
+        if not values or not _is_in(base, place) or get_place(base, place) in ({}, None):
             continue
         inside = [one for one in changed if _is_within(one, place) and _is_in(base, one)]
+        # ('grid', axis) or ('grid',)
+        is_asked_for = any(_is_within(("grid", axis), one) for one in changed)
+        if is_asked_for and not inside and not any(_is_within(place, one) for one in changed):
+            continue
         for one in inside or [place]:
             advice = f"Drop one of the two{_instead(axis, values, base, one)}."
             text = f"the axis grid.{axis} overrules it in every cell, with {_listed(values)}."

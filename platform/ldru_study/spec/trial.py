@@ -35,7 +35,10 @@ class CurriculumConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """How a model is trained. Defaults follow arXiv 2605.26035 where it has a say."""
+    """How a model is trained. Defaults follow arXiv 2605.26035 where it has a say.
+
+    Two do not: there optimizer is amsgrad and gradient_centralisation is on.
+    """
 
     max_length: Count = Field(40, description="longest training length in tokens; multiple 1")
     min_length: Count = Field(1, description="shortest training length in tokens")

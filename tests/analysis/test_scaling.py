@@ -132,6 +132,8 @@ def test_far_out_the_likelihood_is_still_a_number():
     [
         ([Run(10, 0, 40)] * 9, "x has 1 values"),
         ([Run(x, 320, np.inf) for x in (1, 2, 3)], "no run failed"),
+        ([Run(1, 40, 80), Run(2, 80, 160), Run(2, 40, 80), Run(3, 0, np.inf)],
+         "surely held or failed at 2 values of x"),
         ([Run(1, 40, 80), Run(2, 40, np.inf), Run(3, 40, np.inf)], "1 runs held and then failed"),
         ([Run(x, 40, 80) for x in (1, 2, 3)], "all runs failed between the same two lengths"),
         ([Run(1, 40, 80), Run(1, 80, 160), Run(1, 20, 40), Run(2, 80, np.inf), Run(3, 80, np.inf)],
@@ -143,6 +145,16 @@ def test_what_carries_no_slope_is_refused_with_the_reason(given, reason):
     found = fit_regression(given)
     assert isinstance(found, Refusal)
     assert reason in found.reason
+
+
+def test_a_run_that_surely_held_and_failed_nowhere_changes_nothing():
+    given = runs(np.random.default_rng(9), 0.7)
+    open_ = [Run(x, 0.0, np.inf) for x in (10.0, 80.0)]
+    assert fit_regression([*given, *open_]) == fit_regression(given)
+    more = [*given, *open_]
+    first, *_ = scale(more, [1e4] * len(more), [None] * len(more)).medians
+    assert (first.num_runs, first.num_beyond, first.num_unlearned) == (9, 0, 0)
+    assert first.num_failed == 8
 
 
 def test_a_seed_becomes_an_interval_of_lengths():
@@ -230,6 +242,33 @@ def test_cells_that_differ_in_x_alone_are_one_series():
     assert [one.x for one in series.scaling.medians] == [8, 16, 32, 64]
     assert series.scaling.regression.lower < 0.5 < series.scaling.regression.upper
     assert series.scaling.power_law.exponent == pytest.approx(0.5, abs=0.25)
+
+
+def test_series_of_a_size_differ_in_nothing_else():
+    def cell(width, longest, lone_node):
+        model = {"kind": "ldru", "width": width, "lone_node": lone_node}
+        config = {"task": "parity_check", "model": model, "train": {"max_length": longest}}
+        key = f"{width} {longest} {lone_node}"
+        curve = from_accuracies([1, 1, 0.5], multiples=(1, 2, 3))
+        return CellCurves("parity_check", "ldru", key, (curve,), {}, config)
+
+    axes = [(w, n, rule) for w in (8, 16) for n in (10, 40) for rule in ("carry", "zero_left")]
+    cells = [cell(*one) for one in axes]
+    sizes = {one.key: 100.0 * width for one, (width, _, _) in zip(cells, axes, strict=True)}
+    found = scale_cells(cells, "num_parameters", value_of=lambda one: sizes[one.key])
+    assert len(found) == 4
+    assert all([median.x for median in one.scaling.medians] == [800, 1600] for one in found)
+
+
+def test_a_seed_that_never_learned_has_failed_by_the_training_length():
+    # right on the shortest strings, at chance within the training lengths
+    curve = from_accuracies([1, 0.5, 0.5, 0.5], multiples=(0.25, 0.5, 1, 2))
+    cell = CellCurves("parity_check", "lstm", "cell", (curve,), {}, {"model": {"width": 8}})
+    (series,) = scale_cells([cell], "model.width")
+    (run,) = series.runs
+    assert (run.lower, run.upper) == (0, curve.train_max_length)
+    assert not run.is_event
+    assert series.scaling.medians[0].num_unlearned == 1
 
 
 def test_a_field_that_no_cell_has_is_an_error_with_a_suggestion():

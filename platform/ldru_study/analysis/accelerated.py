@@ -89,7 +89,8 @@ def fit_line(u: Floats, lower: Floats, upper: Floats, of: Distribution) -> Line 
     Args:
         u: what varies, [R].
         lower: ln of the lower ends of the runs' intervals, [R]; -infinity where there is none.
-        upper: ln of the upper ends, [R], above ``lower``; infinity where there is none.
+        upper: ln of the upper ends, [R], above ``lower``; infinity where there is none, which
+            never goes with a ``lower`` of -infinity: such a run says nothing.
         of: how runs scatter.
     """
     centre = float(u.mean())

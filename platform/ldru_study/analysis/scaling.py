@@ -45,6 +45,11 @@ class Run:
         """Whether it held at some length and failed at a longer one."""
         return self.lower > 0 and bool(np.isfinite(self.upper))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether no length surely held or failed, so that the run says nothing."""
+        return self.lower == 0 and bool(np.isinf(self.upper))
+
 
 @dataclass(frozen=True)
 class Median:
@@ -52,10 +57,10 @@ class Median:
 
     Args:
         x: the value.
-        num_runs: all of them.
+        num_runs: all of them; those that surely held and failed nowhere are in no other number.
         num_failed: those that held first and failed later.
-        num_beyond: those that held at every length.
-        num_unlearned: those that held at none.
+        num_beyond: those that held and surely failed at no length.
+        num_unlearned: those that never learned the task, or held at no length.
         lower: the median failure length is above this,
         upper: and at most this; None where it is beyond the tested lengths.
         longest: the longest tested length.
@@ -103,8 +108,21 @@ class Scaling:
     power_law: PowerLaw | Refusal
 
 
-def run_of(curve: LengthCurve, x: float, level: float, confidence: float = 0.95) -> Run:
-    """Return the interval in which a seed's excess over chance falls below ``level``."""
+def run_of(
+    curve: LengthCurve,
+    x: float,
+    level: float,
+    confidence: float = 0.95,
+    *,
+    is_learned: bool = True,
+) -> Run:
+    """Return the interval in which a seed's excess over chance falls below ``level``.
+
+    Of a seed that never learned the task no more is known than that it fails by the longest
+    training length, however it does on shorter strings.
+    """
+    if not is_learned:
+        return Run(x, 0.0, float(curve.train_max_length))
     bracket = find_bracket(curve, level, confidence)
     n = curve.train_max_length
     if bracket.holds_at is None and bracket.fails_at is not None:
@@ -135,7 +153,7 @@ def scale(
                 x=x,
                 num_runs=len(group),
                 num_failed=sum(run.is_event for run in group),
-                num_beyond=sum(bool(np.isinf(run.upper)) for run in group),
+                num_beyond=sum(run.lower > 0 and bool(np.isinf(run.upper)) for run in group),
                 num_unlearned=sum(run.lower == 0 and np.isfinite(run.upper) for run in group),
                 lower=lower,
                 upper=upper if np.isfinite(upper) else None,
@@ -188,6 +206,8 @@ def fit_regression(runs: Sequence[Run]) -> Regression | Refusal:
     refusal = _unfit(runs)
     if refusal:
         return refusal
+    # their probability is 1 on every line
+    runs = [run for run in runs if not run.is_open]
     u = np.log([run.x for run in runs])
     with np.errstate(divide="ignore"):
         lower, upper = np.log([run.lower for run in runs]), np.log([run.upper for run in runs])
@@ -208,8 +228,14 @@ def _unfit(runs: Sequence[Run]) -> Refusal | None:
     values = {run.x for run in runs}
     if len(values) < _MIN_VALUES:
         return Refusal(f"x has {len(values)} values, a slope needs {_MIN_VALUES}")
-    events = [run for run in runs if run.is_event]
-    if not events and all(np.isinf(run.upper) for run in runs):
+    told = [run for run in runs if not run.is_open]
+    if len({run.x for run in told}) < _MIN_VALUES:
+        return Refusal(
+            f"runs surely held or failed at {len({run.x for run in told})} values of x, a slope "
+            f"needs {_MIN_VALUES}; evaluate more strings"
+        )
+    events = [run for run in told if run.is_event]
+    if not events and all(np.isinf(run.upper) for run in told):
         return Refusal("no run failed: every failure length is beyond the longest tested one")
     if len(events) < _MIN_EVENTS:
         return Refusal(f"{len(events)} runs held and then failed, a slope needs {_MIN_EVENTS}")
@@ -226,7 +252,7 @@ def _accelerated(
     """Return one fit; None where the likelihood has no maximum or no curvature there."""
     line = fit_line(u, lower, upper, distribution)
     # an error of several units of ln(length) is a flat likelihood, not an estimate
-    if line is None or not max(line.errors) <= _MOST_ERROR:
+    if line is None or not all(error <= _MOST_ERROR for error in line.errors):
         return None
     margin = _NORMAL_QUANTILE * line.errors[1]
     return Regression(

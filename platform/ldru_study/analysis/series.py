@@ -17,6 +17,9 @@ from ldru_study.analysis.verdict import DEFAULTS, CurveVerdict, VerdictSettings
 from ldru_study.errors import StudyError, did_you_mean
 from ldru_study.spec.paths import get_place, parse_place
 
+# what makes a model larger and leaves it the same kind of model
+_SIZES = ("width", "layers", "heads", "state", "matrices", "match_parameters")
+
 
 @dataclass(frozen=True)
 class Series:
@@ -84,8 +87,8 @@ def scale_cells(
         cells: all cells; those without a result say nothing.
         x: dotted path of a numeric field, such as ``train.max_length`` or ``model.width``.
         settings: whose ``learned_level`` is the excess below which a run has failed.
-        value_of: x of a cell, for what is no field; cells of one task and one kind of model are
-            then one series.
+        value_of: x of a cell, the size of its model; cells that differ in nothing but sizes of
+            the model are then one series.
         judged: the verdicts of the seeds by the key of their cell; None judges them here.
 
     Raises:
@@ -122,8 +125,14 @@ def _series(
         for verdict, curve in zip(verdicts, curves, strict=True)
     ]
     runs = [
-        run_of(curve, value, settings.learned_level, settings.confidence)
-        for curve, value in zip(curves, values, strict=True)
+        run_of(
+            curve,
+            value,
+            settings.learned_level,
+            settings.confidence,
+            is_learned=verdict.kind != "never_learned",
+        )
+        for curve, value, verdict in zip(curves, values, verdicts, strict=True)
     ]
     return Series(
         task=group[0][0].task,
@@ -158,9 +167,9 @@ def _numeric(config: Mapping[str, Any], before: str = "") -> list[str]:
 
 
 def _key(cell: CellCurves, x: str, value_of: Callable[[CellCurves], float] | None) -> str:
-    if value_of is not None:
-        return json.dumps([cell.task, cell.config.get("model", {}).get("kind")])
-    flat = _without(cell.config, parse_place(x))
+    flat = dict(cell.config)
+    for place in [("model", size) for size in _SIZES] if value_of is not None else [parse_place(x)]:
+        flat = _without(flat, place)
     return json.dumps(flat, sort_keys=True)
 
 

@@ -132,11 +132,12 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
 
 
 def _num_parameters(cell: CellCurves) -> float:
-    from ldru_study.models.registry import num_parameters
     from ldru_study.spec.trial import TrialConfig
-    from ldru_study.training.training import new_model
+    from ldru_study.tasks.registry import find_task
 
-    return float(num_parameters(new_model(TrialConfig.model_validate(cell.config))))
+    trial = TrialConfig.model_validate(cell.config)
+    task = find_task(trial.task)
+    return float(trial.model.num_parameters(task.num_symbols, task.num_classes))
 
 
 @analyze.command()

@@ -250,7 +250,7 @@ def test_series_of_a_size_differ_in_nothing_else():
         config = {"task": "parity_check", "model": model, "train": {"max_length": longest}}
         key = f"{width} {longest} {lone_node}"
         curve = from_accuracies([1, 1, 0.5], multiples=(1, 2, 3))
-        return CellCurves("parity_check", "ldru", key, (curve,), {}, config)
+        return CellCurves("parity_check", "ldru", key, (curve,), config=config)
 
     axes = [(w, n, rule) for w in (8, 16) for n in (10, 40) for rule in ("carry", "zero_left")]
     cells = [cell(*one) for one in axes]
@@ -263,7 +263,7 @@ def test_series_of_a_size_differ_in_nothing_else():
 def test_a_seed_that_never_learned_has_failed_by_the_training_length():
     # right on the shortest strings, at chance within the training lengths
     curve = from_accuracies([1, 0.5, 0.5, 0.5], multiples=(0.25, 0.5, 1, 2))
-    cell = CellCurves("parity_check", "lstm", "cell", (curve,), {}, {"model": {"width": 8}})
+    cell = CellCurves("parity_check", "lstm", "cell", (curve,), config={"model": {"width": 8}})
     (series,) = scale_cells([cell], "model.width")
     (run,) = series.runs
     assert (run.lower, run.upper) == (0, curve.train_max_length)

@@ -5,6 +5,7 @@ The number in a test's name is that of its trap.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_ind
-from tests.analysis.simulate import MULTIPLES, cell, curve, from_accuracies
+from tests.analysis.simulate import MULTIPLES, cell, curve, from_accuracies, numbered
 from tests.conftest import small_trial
 
 from ldru_study.analysis.bracket import find_bracket
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.compare import compare
+from ldru_study.analysis.consensus import judge_jointly
 from ldru_study.analysis.judge import judge_curves
 from ldru_study.training.batches import evaluation_block
 
@@ -62,6 +64,42 @@ def test_3_a_step_between_two_lengths_has_only_a_bracket():
     # and the lengths between are proposed
     assert len(verdict.next_lengths) == 4
     assert all(160 < length < 240 for length in verdict.next_lengths)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 10])
+def test_3_seeds_that_share_a_step_have_only_its_bracket(num_seeds):
+    step = from_accuracies(np.where(np.array(MULTIPLES) <= 4, 1.0, 0.5))
+    (verdict,) = judge_cells([cell(*[step] * num_seeds)])
+    assert verdict.kind == "sharp"
+    # every place in it is as good, at every level
+    for found in (verdict.half_multiple, *verdict.joint.failure_multiples.values()):
+        assert found.value == pytest.approx(np.sqrt(4 * 6))
+        assert found.lower <= 4
+        assert found.upper >= 6
+    # how sharp it is can only be bounded
+    assert verdict.joint.sharpness is None
+    assert re.fullmatch(
+        r"falls sharply \(W <= 1\.\d+\), anywhere between 4x and 6x", verdict.joint.reason
+    )
+
+
+def test_3_intervals_cover_wherever_in_its_bracket_a_shared_step_lies():
+    rng = np.random.default_rng(3)
+    halves = rng.uniform(4.04, 5.94, 20)
+    groups = [numbered(*(curve(rng, half=half, beta=200) for _ in range(10))) for half in halves]
+    found = [v.half_multiple for v in judge_jointly(groups, levels=())]
+    covered = [one.lower <= half <= one.upper for one, half in zip(found, halves, strict=True)]
+    assert sum(covered) >= 18
+
+
+def test_3_a_fall_that_some_length_shows_has_its_own_number():
+    """What one length tells about the middle of the fall is not given up for the bracket."""
+    rng = np.random.default_rng(3)
+    seeds = [curve(rng, half=4.2, beta=8, total=2048) for _ in range(3)]
+    (joint,) = judge_jointly([numbered(*seeds)], levels=())
+    assert joint.half_multiple.value == pytest.approx(4.2, rel=0.03)
+    assert joint.half_multiple.upper < 6
+    assert joint.sharpness == pytest.approx(21.85 ** (1 / 8), rel=0.1)
 
 
 def test_3_a_step_that_is_too_wide_decides_nothing():

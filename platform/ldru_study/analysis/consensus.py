@@ -29,7 +29,7 @@ from ldru_study.analysis.curves import (
 )
 from ldru_study.analysis.evidence import Evidence, gather
 from ldru_study.analysis.failure import UNKNOWN, Estimate, log_span, sharpness
-from ldru_study.analysis.fits import optimise
+from ldru_study.analysis.fits import BETA_RANGE, optimise
 from ldru_study.analysis.joint import (
     LAPSE_MEAN,
     JointFits,
@@ -40,6 +40,7 @@ from ldru_study.analysis.joint import (
 )
 from ldru_study.analysis.judge import judge_curves
 from ldru_study.analysis.profiles import crossings, middle_of_top
+from ldru_study.analysis.steps import Step, fit_steps
 from ldru_study.analysis.thresholds import Thresholds, interval_cut, profile_medians
 from ldru_study.analysis.verdict import DEFAULTS, Kind, VerdictSettings, times, unlearned_reason
 
@@ -65,10 +66,13 @@ class JointVerdict:
         kind: of the cell; where its seeds are of several kinds, of most of them.
         reason: one sentence.
         half_multiple: where the median seed is half way between plateau and chance. Its upper end
-            may lie beyond the tested lengths: it then follows from the shape.
+            may lie beyond the tested lengths: it then follows from the shape. Where a step between
+            two neighbouring lengths explains all seeds, only that bracket is known: the value is
+            its geometric middle, and None where the lengths are more than 2-fold apart.
         failure_multiples: where the median seed's chance-corrected excess falls to each level.
         scatter: standard deviation of the natural logarithms of the seeds' half multiples.
-        sharpness: W = m10/m90 of a single seed, at the optimum.
+        sharpness: W = m10/m90 of a single seed, at the optimum; None for such a step, whose
+            upper bound is in the reason.
         family: the curve that every number here is of; None where the seeds do not fail.
         lapse: distance of the plateau from perfect.
         rho: overdispersion.
@@ -125,6 +129,7 @@ class _Fitted(_Subject):
         seeds: logarithms of the seeds' half multiples under each candidate, [J, S].
         lapse_errors: standard errors of the square root of the lapse, [J].
         lapse_slopes: change of a half multiple's logarithm with it, mean over the seeds, [J].
+        step: the step that fits best; None where the half multiple is beyond the tested lengths.
     """
 
     logistic_bic: float
@@ -137,6 +142,13 @@ class _Fitted(_Subject):
     seeds: Floats
     lapse_errors: Floats
     lapse_slopes: Floats
+    step: Step | None
+
+    def unresolved(self, family: Family) -> Step | None:
+        """Return the step, where a family of free steepness has nothing over it."""
+        if self.step is None or family != "weibull":
+            return None
+        return self.step if 2 * (self.values.max() - self.step.value) < _CLOSE else None
 
 
 def judge_jointly(
@@ -239,9 +251,18 @@ def _fit_part(groups: Sequence[Sequence[LengthCurve]], settings: VerdictSettings
         some = [groups[n] for n in asked]
         fits = _shapes(weibull.take(asked), gradual.take(asked), cells.take(asked), settings)
         found = profile_medians(fits, cells.take(asked))
-        for row, n in enumerate(asked):
-            subjects[n] = _subject(row, some[row], fits, found, held_value[n])
+        fitted = [
+            _subject(row, some[row], fits, found, held_value[n]) for row, n in enumerate(asked)
+        ]
+        halves = np.exp([_log_half(one, "weibull") for one in fitted])
+        for n, one, step in zip(asked, fitted, fit_steps(some, halves), strict=True):
+            subjects[n] = replace(one, step=step)
     return subjects
+
+
+def _log_half(subject: _Fitted, family: Family) -> float:
+    """Return the logarithm of the half multiple at the optimum of a family that fails."""
+    return float(subject.mu[subject.values[subject.best[family]].argmax()])
 
 
 def _shapes(
@@ -304,6 +325,7 @@ def _subject(
         seeds=np.stack([one.seeds[row, : len(curves)] for one in found]),
         lapse_errors=np.array([np.sqrt(fit.covariance[row, 1, 1]) for fit in fits]),
         lapse_slopes=np.array([fit.slopes[row, : len(curves), 1].mean() for fit in fits]),
+        step=None,
     )
 
 
@@ -338,7 +360,7 @@ def _name(subject: _Fitted, family: Family, settings: VerdictSettings) -> Kind:
         return "holds"
     n = subject.best[family]
     beta = float(np.exp(subject.parameters[n, 0, BETA]))
-    half = float(np.exp(subject.mu[subject.values[n].argmax()]))
+    half = float(np.exp(_log_half(subject, family)))
     if survival(np.array([subject.last]), half, beta)[0] >= settings.near_perfect:
         return "holds"
     return "sharp" if sharpness(beta) <= settings.sharp_ratio else "gradual"
@@ -439,9 +461,15 @@ def _decide(subject: _Subject, settings: VerdictSettings, levels: Sequence[float
         return JointVerdict("inconclusive" if is_close else kind, reason, beyond)
     n = subject.best[family]
     shared = subject.parameters[n, 0]
-    ratio = sharpness(float(np.exp(shared[BETA])))
+    ratio: float | None = sharpness(float(np.exp(shared[BETA])))
+    step = subject.unresolved(family)
+    width = f" (W = {ratio:.3g})"
+    if step is not None:
+        ratio, bound = None, _widest(subject, step, settings)
+        width = "" if bound is None else f" (W <= {bound:.3g})"
+        width += f", anywhere between {times(step.low)} and {times(step.high)}"
     if not is_close:
-        reason = f"falls {kind if kind == 'sharp' else 'gradual'}ly (W = {ratio:.3g})"
+        reason = f"falls {kind if kind == 'sharp' else 'gradual'}ly{width}"
     return JointVerdict(
         kind="inconclusive" if is_close else kind,
         reason=reason,
@@ -465,7 +493,7 @@ def _multiple(
     log-normal; averaged over the chosen family and the logistic form with the weights of their
     BIC. The interval is read off the highest likelihood of any candidate, M1 and the logistic form
     among them, so that it covers the choice of the shape; what the lapse adds is propagated from
-    its standard error.
+    its standard error. Where a step is among what the counts leave open, so is all of its bracket.
 
     Source: weights exp(-BIC / 2), Raftery 1995, "Bayesian model selection in social research".
     """
@@ -511,11 +539,33 @@ def _multiple(
         value = (1 - weight) * averages[0] + weight * averages[1]
     extra = float(ndtri(0.5 + settings.confidence / 2) * abs(slopes[n]) * subject.lapse_errors[n])
     last = np.log(subject.last)
-    return Estimate(
+    found = Estimate(
         None if value is None or value > last else float(np.exp(value)),
         None if low is None else float(np.exp(centre - np.hypot(max(centre - low, 0.0), extra))),
         None if high is None else float(np.exp(centre + np.hypot(max(high - centre, 0.0), extra))),
     )
+    step = subject.step
+    if step is None or 2 * (subject.values.max() - step.value) > cut:
+        return found
+    return Estimate(
+        found.value if subject.unresolved(family) is None else step.middle,
+        None if found.lower is None else min(found.lower, step.low),
+        None if found.upper is None else max(found.upper, step.high),
+    )
+
+
+def _widest(subject: _Fitted, step: Step, settings: VerdictSettings) -> float | None:
+    """Return the largest W that the counts leave open beside a step; None: any that was tried."""
+    rows = subject.members["weibull"]
+    log_betas = subject.parameters[rows, 0, BETA]
+    order = log_betas.argsort()
+    # a step is the steepest of all
+    points = np.append(log_betas[order], max(float(log_betas.max()), np.log(BETA_RANGE[1])))
+    root = _root_deviance(np.append(subject.values[rows].max(1)[order], step.value))
+    spare = sum(len(curve.lengths) for curve in subject.curves) - _NUM_PARAMETERS["weibull"]
+    cut = interval_cut(1, spare, settings.confidence)
+    least, _ = crossings(points, root, float(np.sqrt(cut)))
+    return None if least is None else sharpness(float(np.exp(least)))
 
 
 def _mean(mu: Floats, values: Floats) -> float:

@@ -149,8 +149,10 @@ def test_a_store_that_fails_the_driver_ends_the_run_in_its_own_words(store, monk
     with pytest.raises(StoreError, match=r"^results/x: cannot be written: No space left"):
         run(study(), store, brake=brake)
     assert (brake.mode, brake.reason) == ("now", "failed")
-    # and nothing was begun any more
+    # and whoever ran beside it was interrupted: nobody is left open
     assert not read_heartbeats(store)
+    facts = read_facts(store)
+    assert set(facts.started) == set(facts.ended)
     assert not ray.is_initialized()
 
 

@@ -173,6 +173,9 @@ def run_trials(
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if brake.error is not None:
+        # a store that took no word of one trial may still take the others' last ones
+        with suppress(StoreError):
+            relay.result()
         raise brake.error
     return relay.result()
 

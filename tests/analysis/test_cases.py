@@ -51,6 +51,26 @@ def test_stdin_gives_what_a_file_gives_and_a_table_without_json():
     assert "> 16x" in table
 
 
+def test_levels_are_those_asked_for():
+    # seven tenths of the way from chance to perfect, and then nothing
+    plateau = CASE | {"num_correct": [[31, 54, 55, 54, 32, 31], [34, 55, 54, 55, 31, 33]]}
+    text = json.dumps({"cases": [plateau | {"id": "plateau"}, CASE]})
+
+    def kinds(*options):
+        content = json.loads(run("-", "--json", *options, text=text).stdout)
+        return content["settings"], [one["verdict"] for one in content["cases"]]
+
+    usual = {"learned_level": 0.5, "near_perfect": 0.95, "sharp_ratio": 2.0, "confidence": 0.95}
+    assert kinds() == (usual, ["sharp", "sharp"])
+    strict = {"learned_level": 0.9, "near_perfect": 0.99}
+    found = kinds("--learned-level", "0.9", "--near-perfect", "0.99")
+    assert found == (usual | strict, ["never_learned", "sharp"])
+    assert kinds("--sharp-ratio", "1.5")[1][1] == "gradual"
+    refused = run("-", "--near-perfect", "99", text=text)
+    assert refused.exit_code == 2
+    assert "99" in refused.stderr
+
+
 def test_totals_and_chance_may_differ_and_one_seed_needs_no_outer_list():
     totals = [[64] * 6, [128] * 6, [64, 64, 64, 64, 64, 512]]
     (case,) = read_cases(

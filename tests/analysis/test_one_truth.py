@@ -116,6 +116,28 @@ def test_sql_says_it(store, cell):
     assert np.exp(-at) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("first", ["verdicts", "curves"])
+def test_sql_and_json_say_where_every_seed_fails(store, cell, first):
+    for seed, half in enumerate((2.5, 3.2, 4.0)):
+        found = [cell["seeds"][seed]["failure_multiples"][level] for level in ("0.99", "0.9")]
+        for level, one in zip((0.99, 0.9), found, strict=True):
+            # S(m) = level for beta 5
+            m = half * np.log2(1 / level) ** 0.2
+            assert one["value"] == pytest.approx(m, rel=0.25)
+            assert (one["lower"] or 0) <= one["value"] <= (one["upper"] or np.inf)
+    held = cell["seeds"][3]["failure_multiples"]["0.9"]
+    assert held == {"value": None, "lower": 16, "upper": None}
+    names = ", ".join(f"failure_multiple_90{end}" for end in ("", "_lower", "_upper"))
+    sql = f"select {names} from curves where label like 'lstm%' and seed is not null order by seed"
+    if first == "verdicts":
+        # judged for another view before, in the same query
+        sql = sql.replace("from curves", "from (select count(*) from verdicts) v, curves")
+    rows = json.loads(run(store, "query", sql, "--json"))
+    assert [list(row.values()) for row in rows] == [
+        list(one["failure_multiples"]["0.9"].values()) for one in cell["seeds"]
+    ]
+
+
 def test_the_paper_says_it(store, number, tmp_path):
     run(store, "export", "tiny", "--latex", str(tmp_path))
     for name in (VERDICTS, FAILURES):

@@ -95,17 +95,24 @@ class CellVerdict:
 
 
 def judge_cells(
-    cells: Sequence[CellCurves], settings: VerdictSettings = DEFAULTS
+    cells: Sequence[CellCurves],
+    settings: VerdictSettings = DEFAULTS,
+    *,
+    seed_levels: Sequence[float] = (),
 ) -> list[CellVerdict]:
     """Judge every seed of every cell, and every cell's pooled curve.
 
-    Seeds carry no failure multiples by level, only the joint verdict does; `judge_curves` gives
-    them for single seeds.
+    Args:
+        cells: any number of cells; many at once are far faster than one by one.
+        settings: thresholds.
+        seed_levels: excesses whose failure multiples are wanted of every single seed; the joint
+            verdict has those of the settings without being asked. Three of them double the time.
 
     Raises:
         ValueError: the seeds of a cell were trained on different lengths.
     """
-    verdicts = iter(judge_curves([c for cell in cells for c in cell.curves], settings, levels=()))
+    curves = [curve for cell in cells for curve in cell.curves]
+    verdicts = iter(judge_curves(curves, settings, levels=seed_levels))
     per_cell = [tuple(next(verdicts) for _ in cell.curves) for cell in cells]
     groups = [cell.curves for cell in cells if cell.curves]
     pooled = iter(judge_groups(groups, settings, levels=()))

@@ -99,21 +99,29 @@ def open_database(store: Store, studies: Sequence[str] | None = None) -> Databas
     Curves are fitted when a query first names one of the two. See `Database` for what is raised.
     """
     judged: dict[str, list[CellVerdict]] = {}
+    have_levels = False
 
-    def judge(database: Database) -> dict[str, list[CellVerdict]]:
-        if not judged:
+    def judge(database: Database, seed_levels: bool) -> dict[str, list[CellVerdict]]:
+        nonlocal have_levels
+        # what single seeds cross is asked for only where it is shown: it takes as long again
+        if not judged or (seed_levels and not have_levels):
+            have_levels = seed_levels
             for study in database.studies:
                 counts = counts_of(database, study)
-                judged[study] = judge_cells(counts.cells, counts.settings)
+                levels = tuple(_LEVELS) if seed_levels else ()
+                judged[study] = judge_cells(counts.cells, counts.settings, seed_levels=levels)
         return judged
 
     def derived(
-        rows: Callable[[str, CellVerdict], Iterator[dict[str, Any]]], schema: pa.Schema
+        rows: Callable[[str, CellVerdict], Iterator[dict[str, Any]]],
+        schema: pa.Schema,
+        *,
+        seed_levels: bool = False,
     ) -> Callable[[Database], pa.Table]:
         def make(database: Database) -> pa.Table:
             found = [
                 row
-                for study, verdicts in judge(database).items()
+                for study, verdicts in judge(database, seed_levels).items()
                 for verdict in verdicts
                 for row in rows(study, verdict)
             ]
@@ -121,7 +129,10 @@ def open_database(store: Store, studies: Sequence[str] | None = None) -> Databas
 
         return make
 
-    views = {"curves": derived(_curve_rows, CURVES), "verdicts": derived(_verdict_rows, VERDICTS)}
+    views = {
+        "curves": derived(_curve_rows, CURVES, seed_levels=True),
+        "verdicts": derived(_verdict_rows, VERDICTS),
+    }
     return Database(store, studies, views)
 
 

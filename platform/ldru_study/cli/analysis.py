@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ldru_study.results.store import Store
 
 
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
 @click.group(cls=StudyGroup)
 def analyze() -> None:
     """Judge the failure curves of a study."""
@@ -53,24 +56,65 @@ def verdicts(study: str, store_uri: str, as_json: bool) -> None:
 
 @analyze.command()
 @click.argument("counts", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--learned-level",
+    type=_SHARE,
+    default=0.5,
+    show_default=True,
+    help="How far from chance to perfect a curve must be at multiples <= 1 to count as learned.",
+)
+@click.option(
+    "--near-perfect",
+    type=_SHARE,
+    default=0.95,
+    show_default=True,
+    help="The share of its plateau that a curve must keep to hold.",
+)
+@click.option(
+    "--sharp-ratio",
+    type=click.FloatRange(min=1, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="The largest ratio W of the multiples at 10 % and 90 % that is called sharp.",
+)
 @json_option
-def fit(counts: Path, as_json: bool) -> None:
+def fit(
+    counts: Path, learned_level: float, near_perfect: float, sharp_ratio: float, as_json: bool
+) -> None:
     """Judge counts from anywhere: where each case fails, how sharply, and how sure that is.
 
     COUNTS is a JSON file, or - for stdin: {"cases": [{"id": "a", "multiples": [1, 2, 4],
     "num_correct": [[64, 60, 33], [64, 63, 40]], "num_total": 64, "chance": 0.5}]}, with a list of
     counts for each seed. num_total and chance may also differ from multiple to multiple.
 
+    A case may begin at multiple 1, where a gradual failure is under way already, so less must be
+    learned and kept than `analyze verdicts` asks for: --learned-level 0.9 --near-perfect 0.99
+    judge as it does.
+
     \b
     Example: ldru-study analyze fit counts.json --json
     """
-    from ldru_study.analysis.cases import case_json, judge_cases, read_cases
+    from dataclasses import replace
+
+    from ldru_study.analysis.cases import CASE_SETTINGS, case_json, judge_cases, read_cases
     from ldru_study.analysis.tables import estimate
 
+    settings = replace(
+        CASE_SETTINGS,
+        learned_level=learned_level,
+        near_perfect=near_perfect,
+        sharp_ratio=sharp_ratio,
+    )
     cases = read_cases(*_read_text(counts))
-    judged = list(zip(cases, judge_cases(cases), strict=True))
+    judged = list(zip(cases, judge_cases(cases, settings), strict=True))
     if as_json:
-        print_json({"cases": [case_json(*one) for one in judged]})
+        chosen = ("learned_level", "near_perfect", "sharp_ratio", "confidence")
+        print_json(
+            {
+                "settings": {name: getattr(settings, name) for name in chosen},
+                "cases": [case_json(*one) for one in judged],
+            }
+        )
         return
     print_table(
         ("id", "seeds", "verdict", "half way to chance (95 %)", "reason"),
@@ -359,7 +403,8 @@ def print_verdicts(store: Store, study: str, *, as_json: bool) -> bool:
     from ldru_study.analysis.tables import COLUMNS, render, to_json, verdict_rows
 
     found = collect(store, study)
-    judged = judge_cells(found.cells, found.settings)
+    levels = found.settings.levels if as_json else ()
+    judged = judge_cells(found.cells, found.settings, seed_levels=levels)
     if as_json:
         print_json(
             {

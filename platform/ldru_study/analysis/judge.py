@@ -26,6 +26,7 @@ from ldru_study.analysis.failure import (
 )
 from ldru_study.analysis.fits import CurveFit, Fits, fit_cells
 from ldru_study.analysis.verdict import (
+    CLOSE,
     DEFAULTS,
     FLAGS,
     CurveVerdict,
@@ -34,9 +35,6 @@ from ldru_study.analysis.verdict import (
     times,
     unlearned_reason,
 )
-
-# BICs nearer than this do not decide
-_CLOSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def _kind(shape: _Shape, bracket: Bracket, settings: VerdictSettings) -> tuple[K
     kind = shape.named[best.family]
     rivals = [fit for family, fit in shape.fits.items() if shape.named[family] != kind]
     rival = min(rivals, key=lambda fit: fit.bic, default=None)
-    if rival is not None and rival.bic - best.bic < _CLOSE:
+    if rival is not None and rival.bic - best.bic < CLOSE:
         gap = rival.bic - best.bic
         other = shape.named[rival.family]
         return "inconclusive", f"'{kind}' is ahead of '{other}' by a BIC of only {gap:.1f}"
@@ -216,7 +214,7 @@ def _kind(shape: _Shape, bracket: Bracket, settings: VerdictSettings) -> tuple[K
     ratio = shape.sharpness
     if kind == "gradual":
         return kind, f"falls gradually (W = {sharpness(best.beta or 1.0):.3g})"
-    if kind == "sharp" and ratio.value is None and shape.cut_deviance < _CLOSE:
+    if kind == "sharp" and ratio.value is None and shape.cut_deviance < CLOSE:
         return "inconclusive", "it fails between lengths too far apart to tell how sharply"
     if ratio.value is not None:
         return kind, f"falls sharply (W = {ratio.value:.3g})"

@@ -26,6 +26,9 @@ FLAGS = {
     "pooling_artefact": "the pooled curve looks unlike most of the seeds it is made of",
 }
 
+# BICs nearer than this do not decide
+CLOSE = 2.0
+
 
 @dataclass(frozen=True)
 class VerdictSettings:

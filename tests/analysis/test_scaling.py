@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.power_law import fit_power_law, huber
 from ldru_study.analysis.scaling import (
     Refusal,
+    Regression,
     Run,
     fit_regression,
     run_of,
@@ -139,12 +141,24 @@ def test_far_out_the_likelihood_is_still_a_number():
         ([Run(1, 40, 80), Run(1, 80, 160), Run(1, 20, 40), Run(2, 80, np.inf), Run(3, 80, np.inf)],
          "at one value of x alone"),
         ([Run(x, 2 * x, 4 * x) for x in (10, 20, 40)] * 3, "on one line"),
+        ([Run(100, 40, 80), Run(100, 160, 320), Run(100.1, 40, 80), Run(100.2, 160, 320)],
+         "open by orders of magnitude"),
     ],
 )  # fmt: skip
 def test_what_carries_no_slope_is_refused_with_the_reason(given, reason):
     found = fit_regression(given)
     assert isinstance(found, Refusal)
     assert reason in found.reason
+
+
+def test_the_unit_of_x_changes_no_exponent():
+    # however far the line is drawn out to x = 1, how little is known of it there does not matter
+    given = runs(np.random.default_rng(10), 0.7, longest=400)[::6]
+    moved = [replace(run, x=run.x * 1e40) for run in given]
+    here, there = fit_regression(given), fit_regression(moved)
+    assert isinstance(here, Regression)
+    assert (there.model, there.exponent) == (here.model, pytest.approx(here.exponent, abs=1e-6))
+    assert there.lower == pytest.approx(here.lower, abs=1e-6)
 
 
 def test_a_run_that_surely_held_and_failed_nowhere_changes_nothing():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linprog
 from scipy.special import ndtri
 
 from ldru_study.analysis.accelerated import EXTREME_VALUE, NORMAL, Distribution, fit_line
@@ -216,12 +217,30 @@ def fit_regression(runs: Sequence[Run]) -> Regression | Refusal:
         regression = _accelerated(u, lower, upper, model, distribution)
         if regression is not None:
             found.append(regression)
-    if not found:
+    if not found and _is_on_one_line(u, lower, upper):
         return Refusal(
             "every run fits between its two lengths on one line, so that nothing says how much "
             "runs scatter; evaluate lengths in between, or train more seeds"
         )
+    if not found:
+        return Refusal(
+            "the runs leave slope or scatter open by orders of magnitude; evaluate longer lengths "
+            "where none failed yet, or train at more values of x"
+        )
     return min(found, key=lambda one: one.aic)
+
+
+def _is_on_one_line(u: Floats, lower: Floats, upper: Floats) -> bool:
+    """Whether a line in ``u`` passes through every run's interval."""
+    line = np.column_stack([np.ones_like(u), u])
+    above, below = np.isfinite(upper), np.isfinite(lower)
+    found = linprog(
+        np.zeros(2),
+        A_ub=np.concatenate([line[above], -line[below]]),
+        b_ub=np.concatenate([upper[above], -lower[below]]),
+        bounds=(None, None),
+    )
+    return bool(found.status == 0)
 
 
 def _unfit(runs: Sequence[Run]) -> Refusal | None:
@@ -251,8 +270,9 @@ def _accelerated(
 ) -> Regression | None:
     """Return one fit; None where the likelihood has no maximum or no curvature there."""
     line = fit_line(u, lower, upper, distribution)
-    # an error of several units of ln(length) is a flat likelihood, not an estimate
-    if line is None or not all(error <= _MOST_ERROR for error in line.errors):
+    # an error of several units of a logarithm is a flat likelihood, not an estimate. the intercept
+    # is far from the runs and may be as uncertain as it likes
+    if line is None or not all(error <= _MOST_ERROR for error in line.errors[1:]):
         return None
     margin = _NORMAL_QUANTILE * line.errors[1]
     return Regression(

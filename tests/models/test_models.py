@@ -22,7 +22,7 @@ from ldru_study.models.registry import (
     num_parameters,
     share_strings,
 )
-from ldru_study.spec.model import LoneNode
+from ldru_study.spec.model import LoneNode, Operator
 
 TRANSFORMER = {"kind": "transformer", "width": 8, "layers": 2, "heads": 2}
 
@@ -486,12 +486,29 @@ def test_the_associativity_penalty_teaches():
     assert model.associativity_penalty(*strings(2, 1)) == 0
 
 
-def test_the_penalty_of_leaves_is_the_defect():
-    model = build({"kind": "ldru", "operator": "grc", "width": 8})
+@pytest.mark.parametrize("operator", get_args(Operator))
+def test_the_defect_is_the_mean_of_the_penalties(operator):
+    model = build({"kind": "ldru", "operator": operator, "width": 8})
     # three tokens have one triple, of leaves
     batch = strings(3)
     penalty = model.associativity_penalty(*batch).detach()
     assert float(penalty) == pytest.approx(associativity_defect(model, *batch), rel=1e-5)
+    # three levels: triples of leaves, of pairs, of fours
+    batch = strings(14, 9, 1)
+    torch.manual_seed(0)
+    penalties = torch.stack([model.associativity_penalty(*batch).detach() for _ in range(600)])
+    assert associativity_defect(model, *batch) == pytest.approx(
+        float(penalties.mean()), abs=4 * float(penalties.std()) / 600**0.5
+    )
+
+
+def test_the_defect_of_long_strings_is_of_the_first():
+    model = build({"kind": "ldru", "width": 8})
+    tokens, lengths = strings(3000, 3000, 3000, 2500)
+    few = associativity_defect(model, tokens[:2], lengths[:2])
+    assert associativity_defect(model, tokens, lengths) == few
+    # one string is looked at however long it is
+    assert associativity_defect(model, *strings(2**13 + 1)) is not None
 
 
 @pytest.mark.parametrize("lone_node", get_args(LoneNode))

@@ -30,6 +30,7 @@ from ldru_study.spec.model import LdruConfig
 
 # of strings of fewer than 2^31 tokens, brackets of one level more included
 _MOST_LEVELS = 32
+_NUM_DEFECT_TOKENS = 2**13
 
 
 class Ldru(nn.Module):
@@ -128,22 +129,33 @@ class Ldru(nn.Module):
     def associativity_defect(self, tokens: Tensor, lengths: Tensor) -> float | None:
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)).
 
-        F is the operator with node FFN and norm; a, b, c are three neighbouring leaves. The mean
-        goes over all places in all strings, without dropout and noise. 0 is an associative
-        operator.
+        F is the operator with node FFN and norm; a, b, c are three neighbouring nodes of one
+        level, as in `associativity_penalty`, whose mean over its draws this is: every level at
+        which a string has three such nodes counts alike, and within it every place in every
+        string, without dropout and noise. 0 is an associative operator.
+
+        Args:
+            tokens: int64 [B, T]. The first strings that have 2^13 tokens together are looked at.
+            lengths: int64 [B].
 
         Returns:
-            A number in 0..2; None where no string has three tokens.
+            A number in 0..2; None where none of them has three tokens.
         """
-        num_places = max(tokens.shape[1] - 2, 0)
-        is_real = torch.arange(num_places, device=tokens.device) < lengths[:, None] - 2
-        if not is_real.any():
-            return None
-        # the same three symbols give the same distance wherever they stand
-        triples = tokens.unfold(1, 3, 1)[is_real]
-        triples, counts = torch.unique(triples, dim=0, return_counts=True)
-        distances = self._defects(self._leaf_of_symbol()[triples])
-        return float((distances * counts).sum() / counts.sum())
+        few = max(1, int((lengths.cumsum(0) <= _NUM_DEFECT_TOKENS).sum()))
+        counts, weights = lengths[:few], self._merge_weights()
+        nodes = self._leaf_of_symbol()[tokens[:few]]
+        means = []
+        while nodes.shape[1] > 2:
+            places = torch.arange(nodes.shape[1] - 2, device=nodes.device)
+            is_real = places < counts[:, None] - 2
+            if not is_real.any():
+                break
+            triples = nodes.unfold(1, 3, 1)[is_real].transpose(1, 2)
+            means.append(float(self._defects(triples).mean()))
+            pairs = nodes[:, : nodes.shape[1] // 2 * 2].unflatten(1, (-1, 2))
+            nodes = parent_states(pairs.flatten(2), weights)
+            counts = counts // 2
+        return sum(means) / len(means) if means else None
 
     def associativity_penalty(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Return the mean cosine distance between F(F(a, b), c) and F(a, F(b, c)), with gradients.

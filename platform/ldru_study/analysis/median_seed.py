@@ -74,10 +74,12 @@ def median_multiple(
     extra = float(ndtri(0.5 + settings.confidence / 2) * abs(slopes[n]) * subject.lapse_errors[n])
     lower = None if low is None else centre - np.hypot(max(centre - low, 0.0), extra)
     last = np.log(subject.last)
+    if lower is not None and lower >= last:
+        # all of it lies beyond the tested lengths: how far is nothing that was seen
+        return Estimate(None, subject.last, None)
     found = Estimate(
         None if value is None or value > last else float(np.exp(value)),
-        # that it holds even beyond the tested lengths is nothing that was seen
-        None if lower is None else float(np.exp(min(lower, last))),
+        None if lower is None else float(np.exp(lower)),
         None if high is None else float(np.exp(centre + np.hypot(max(high - centre, 0.0), extra))),
     )
     step = subject.step

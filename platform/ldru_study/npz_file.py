@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,15 @@ from ldru_study.errors import NotFoundError, StudyError
 Array: TypeAlias = npt.NDArray[Any]
 
 # a RuntimeError: encrypted, or of a compression that is not supported
-_UNREAD = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_UNREAD = (
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 _ADVICE = "Save it with numpy.savez."
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from typing import get_args
 
 import numpy as np
@@ -260,3 +262,21 @@ def test_verify_names_entries_that_cannot_be_unpacked(offset, value, reason, tmp
     assert done.exit_code == 2, done.output
     assert "'d_4|2|x': not read as a plain array: " in done.stderr
     assert f"{reason}. Save it with numpy.savez." in " ".join(done.stderr.split())
+
+
+def test_verify_names_entries_whose_packing_is_damaged(tmp_path):
+    path = tmp_path / "labels.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for key, array in GOOD.items():
+            packed = io.BytesIO()
+            np.save(packed, array)
+            file.writestr(f"{key}.npy", packed.getvalue())
+    assert run("verify", path).exit_code == 0
+    data = bytearray(path.read_bytes())
+    # the name ends in .npy, the packing begins behind it with four bytes of its own
+    at = data.index(b".npy") + 4 + 4
+    data[at : at + 12] = b"\xff" * 12
+    path.write_bytes(data)
+    done = run("verify", path)
+    assert done.exit_code == 2, done.output
+    assert "'d_4|2|x': not read as a plain array: " in done.stderr

@@ -216,6 +216,15 @@ def test_a_field_of_the_file_beside_an_axis_of_the_file_can_be_dropped():
         read(text, "grid.train.steps[0]=20")
 
 
+def test_a_null_of_the_file_is_a_value_as_any_other():
+    text = FIXED.replace("max_length: 20", "max_length: 20, clip_norm: null")
+    text += "grid: {train.clip_norm: [1, 2]}\n"
+    with pytest.raises(SpecError, match=r"train.clip_norm \(line \d+\): .* overrules it"):
+        read(text)
+    cells = read(text, "train.clip_norm=null").cells
+    assert [cell.config.train.clip_norm for cell in cells] == [1, 2]
+
+
 @pytest.mark.parametrize("field", ["train.steps=5", "train={steps: 5}"])
 def test_an_axis_and_a_field_that_are_both_set_are_refused(field):
     with pytest.raises(SpecError) as caught:

@@ -179,8 +179,11 @@ def _overruled(
     problems: list[Problem] = []
     for axis, values in grid.items():
         place: Place = tuple(axis.split("."))
-        # a study without any field of train has an empty one; --set place=null drops a field
-        if not values or not _is_in(base, place) or get_place(base, place) in ({}, None):
+        # a study without any field of train has an empty one
+        if not values or not _is_in(base, place) or get_place(base, place) == {}:
+            continue
+        if get_place(base, place) is None and any(_is_within(place, one) for one in changed):
+            # --set place=null drops a field; in a file it is a value
             continue
         inside = [one for one in changed if _is_within(one, place) and _is_in(base, one)]
         # ('grid', axis) or ('grid',)

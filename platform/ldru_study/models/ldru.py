@@ -152,8 +152,9 @@ class Ldru(nn.Module):
                 break
             triples = nodes.unfold(1, 3, 1)[is_real].transpose(1, 2)
             means.append(float(self._defects(triples).mean()))
-            pairs = nodes[:, : nodes.shape[1] // 2 * 2].unflatten(1, (-1, 2))
-            nodes = parent_states(pairs.flatten(2), weights)
+            num_pairs = nodes.shape[1] // 2
+            pairs = nodes[:, : 2 * num_pairs].reshape(len(nodes), num_pairs, -1)
+            nodes = parent_states(pairs, weights)
             counts = counts // 2
         return sum(means) / len(means) if means else None
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from ldru_study.cli import main
 from ldru_study.errors import SpecError
-from ldru_study.spec.model import MODEL_CONFIGS
+from ldru_study.spec.model import MODEL_CONFIGS, OPERATORS
 from ldru_study.spec.plan import plan_study
 from ldru_study.spec.study import validate_study
 from ldru_study.spec.yaml_file import parse_yaml
@@ -91,7 +91,7 @@ CASES = {
     "unknown operator": (
         GOOD.replace("mlp", "gcr"),
         [
-            "grid.model[0].operator (line 5): no operator is called 'gcr'. Did you mean 'grc'? Known: elementwise_sum, gated_sum, grc, linear, mlp."
+            f"grid.model[0].operator (line 5): no operator is called 'gcr'. Did you mean 'grc'? Known: {', '.join(OPERATORS)}."
         ],
     ),
     "unknown train field": (

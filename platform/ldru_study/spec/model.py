@@ -44,7 +44,22 @@ from ldru_study.spec.sizes import (
     product,
 )
 
-Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
+# what each operator owns: the sides of every tensor in multiples of the width, as ldru_kernels has
+# them; a merge multiplies by every matrix once
+OPERATORS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "elementwise_sum": (),
+    "gated_sum": ((2, 1), (1,)),
+    "grc": ((2, 4), (4,), (4, 4), (4,), (1,), (1,)),
+    "linear": ((2, 1), (1,)),
+    "mlp": (
+        *((2, 2), (2,), (2, 4), (4,), (4, 2), (2,)),
+        *((1, 1), (1, 1), (1,), (1,), (1, 1), (1,)),
+    ),
+}
+if TYPE_CHECKING:
+    Operator: TypeAlias = str
+else:
+    Operator = Literal[tuple(OPERATORS)]
 Gelu = Literal["exact", "tanh"]
 LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
 Positions = Literal["alibi", "none", "relative", "rope", "sinusoidal"]
@@ -112,24 +127,15 @@ class LdruConfig(WidthBase):
         With random brackets this is the tree of an evaluation.
         """
         width = self.width
-        # of every [l; r] -> ... -> E the products, in multiples of E^2
-        of_operator = {"mlp": 23, "grc": 24, "gated_sum": 2, "linear": 2, "elementwise_sum": 0}
-        merge = 2 * of_operator[self.operator] * width**2 + feed_forward_flops(width, 1)
+        matrices = [sides for sides in OPERATORS[self.operator] if len(sides) == 2]
+        merge = sum(product(rows * width, columns * width) for rows, columns in matrices)
+        merge += feed_forward_flops(width, 1)
         leaves = feed_forward_flops(width, length)
         return leaves + self._num_merges(length) * merge + product(width, num_classes)
 
     def _operator(self) -> int:
-        width = self.width
-        match self.operator:
-            case "mlp":
-                gates = affine(2 * width, 2 * width) + affine(2 * width, 4 * width)
-                return gates + affine(4 * width, 2 * width) + 3 * affine(width, width)
-            case "grc":
-                return affine(2 * width, 4 * width) + affine(4 * width, 4 * width) + norm(width)
-            case "gated_sum" | "linear":
-                return affine(2 * width, width)
-            case "elementwise_sum":
-                return 0
+        tensors = OPERATORS[self.operator]
+        return sum(math.prod(side * self.width for side in sides) for sides in tensors)
 
     def _num_merges(self, length: int) -> int:
         if self.lone_node in ("carry", "left_fold"):

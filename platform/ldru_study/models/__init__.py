@@ -9,5 +9,5 @@ a method ``stream``; see `ldru_study.models.registry.begin_stream`.
 
 The file of a kind has its name and defines the class that its configuration is named after:
 `GruConfig` of `ldru_study.spec.model` is built by `Gru` in ``gru.py``. Nothing else registers it,
-and the contract tests find it by its configuration.
+and the contract tests find it by its configuration. The README shows a model added so.
 """

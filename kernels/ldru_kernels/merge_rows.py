@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldru_kernels.formulas import NORM_EPS
+from ldru_kernels.operators import FORMULAS, Formula
 from ldru_kernels.products import Products
-from ldru_kernels.reference import NORM_EPS
 
 Weights = dict[str, Tensor]
 # the rows at hand by name, [P, n, units * E] each
@@ -40,7 +41,7 @@ class Operator(NamedTuple):
     from "pairs", at last "merged". ``prepare`` adds rows that the backward pass needs and that
     depend on no gradient. ``backward`` writes the gradient of the pairs to its last argument, from
     "d_merged", and leaves in the scratch rows what ``affine`` names. ``sums`` names rows whose
-    product sums up to the gradient of a vector.
+    product sums up to the gradient of a vector. ``gradients`` gives those of all weights instead.
     """
 
     hidden: dict[str, int]
@@ -50,6 +51,7 @@ class Operator(NamedTuple):
     forward: Callable[[Rows, Weights, Products], None]
     prepare: Callable[[Rows], None]
     backward: Callable[[Rows, Weights, Products, Tensor], None]
+    gradients: Callable[[Rows, Weights], Weights] | None = None
 
 
 def _mlp(x: Rows, w: Weights, p: Products) -> None:
@@ -156,6 +158,48 @@ def _grc_operator(gelu: str) -> Operator:
     )
 
 
+def _by_formula(formula: Formula) -> Operator:
+    """Return an operator on rows whose derivatives torch finds, from the pairs once more.
+
+    Its own products round no factor, whatever the precision of the pass.
+    """
+    names = dict(zip(formula.weights._fields, formula.sides, strict=True))
+
+    def own(w: Weights) -> tuple[Tensor, ...]:
+        # a vector stands there as [P, 1, out]
+        return tuple(w[name] if len(sides) == 2 else w[name][:, 0] for name, sides in names.items())
+
+    def merge(pairs: Tensor, *tensors: Tensor) -> Tensor:
+        return formula.merge(pairs, formula.weights(*tensors))
+
+    def forward(x: Rows, w: Weights, p: Products) -> None:
+        x["merged"].copy_(merge(x["pairs"], *own(w)))
+
+    # autograd sleeps inside of an op, `torch.func` does not
+    def backward(x: Rows, w: Weights, p: Products, out: Tensor) -> None:
+        tensors = own(w)
+        pull = torch.func.vjp(lambda pairs: merge(pairs, *tensors), x["pairs"])[1]
+        out.copy_(pull(x["d_merged"])[0])
+
+    def gradients(x: Rows, w: Weights) -> Weights:
+        if not names:
+            return {}
+        pull = torch.func.vjp(lambda *tensors: merge(x["pairs"], *tensors), *own(w))[1]
+        found = zip(names, pull(x["d_merged"]), strict=True)
+        return {name: d.view_as(w[name]) for name, d in found}
+
+    return Operator(
+        hidden={"merged": 1},
+        scratch={},
+        affine=(),
+        sums={},
+        forward=forward,
+        prepare=_nothing_to_prepare,
+        backward=backward,
+        gradients=gradients,
+    )
+
+
 OPERATORS = {
     "elementwise_sum": Operator(
         hidden={"merged": 1},
@@ -200,6 +244,7 @@ OPERATORS = {
         prepare=_mlp_prepare,
         backward=_mlp_backward,
     ),
+    **{name: _by_formula(formula) for name, formula in FORMULAS.items()},
 }
 
 # around the operator: node FFN with its residual, and layer norm
@@ -251,7 +296,7 @@ def parents_backward(operator: str, x: Rows, w: Weights, p: Products, out: Tenso
 
 
 def add_gradients(
-    operator: str, x: Rows, p: Products, gradients: Weights, *, adds: bool = True
+    operator: str, x: Rows, w: Weights, p: Products, gradients: Weights, *, adds: bool = True
 ) -> None:
     """Write what rows contribute to the gradients of the weights, or add it."""
     op = OPERATORS[operator]
@@ -265,6 +310,12 @@ def add_gradients(
             gradients[vector] += rows.sum(1, keepdim=True)
         else:
             torch.sum(rows, 1, keepdim=True, out=gradients[vector])
+    if op.gradients is not None:
+        for name, gradient in op.gradients(x, w).items():
+            if adds:
+                gradients[name] += gradient
+            else:
+                gradients[name].copy_(gradient)
 
 
 def _mask(d: Tensor, positive: Tensor) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldru_kernels.dropout import is_kept, noise
+from ldru_kernels.formulas import affine, layer_norm
+from ldru_kernels.operators import FORMULAS
 from ldru_kernels.schedule import build_schedule, fold
 from ldru_kernels.weights import (
     ElementwiseSum,
@@ -22,31 +24,13 @@ from ldru_kernels.weights import (
     Operator,
     TanhGatedRecursiveCell,
     member,
+    operator_name,
 )
-
-NORM_EPS = 1e-5
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return ``x @ weight + bias`` for a weight that is stored [in, out].
-
-    Weights of a population, [P, in, out] and [P, out], take x [P, n, in].
-    """
-    if weight.dim() == 3:
-        return torch.baddbmm(bias[:, None], x, weight)
-    return F.linear(x, weight.mT, bias)
 
 
 def feed_forward(x: Tensor, ffn: FeedForward) -> Tensor:
     """Return ``relu(x w1 + b1) w2 + b2``, [..., E]; the residual is the caller's."""
     return affine(F.relu(affine(x, ffn.w1, ffn.b1)), ffn.w2, ffn.b2)
-
-
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the layer norm over the last side; of a population, [P, n, E] with [P, E]."""
-    if weight.dim() == 2:
-        weight, bias = weight[:, None], bias[:, None]
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * weight + bias
 
 
 def merge(pairs: Tensor, operator: Operator) -> Tensor:
@@ -77,6 +61,8 @@ def merge(pairs: Tensor, operator: Operator) -> Tensor:
             return affine(pairs, op.weight, op.bias)
         case ElementwiseSum():
             return left + right
+        case _:
+            return FORMULAS[operator_name(operator)].merge(pairs, operator)
 
 
 def parent_states(pairs: Tensor, weights: MergeWeights) -> Tensor:

@@ -185,7 +185,9 @@ def backward(
                 out = out.view(population, -1, 2 * width)
                 parents_backward(settings.operator, rows, weights, products, out)
             is_first = window is windows[-1]
-            add_gradients(settings.operator, waiting, products, gradients, adds=not is_first)
+            add_gradients(
+                settings.operator, waiting, weights, products, gradients, adds=not is_first
+            )
     if not windows:
         d_folded.zero_()
     return reader.read_inputs().to(states.dtype), d_folded

@@ -12,6 +12,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ldru_kernels.operators import FORMULAS
+
 
 class Mlp(NamedTuple):
     """Gated sum whose unbounded gates come from a network over both children.
@@ -99,6 +101,7 @@ OPERATORS: dict[str, type[Operator]] = {
     "grc_tanh": TanhGatedRecursiveCell,
     "linear": Linear,
     "mlp": Mlp,
+    **{name: formula.weights for name, formula in FORMULAS.items()},
 }
 
 
@@ -127,6 +130,7 @@ _SIDES: dict[type[Operator | FeedForward | Norm], tuple[tuple[int, ...], ...]] =
         *((2, 2), (2,), (2, 4), (4,), (4, 2), (2,)),
         *((1, 1), (1, 1), (1,), (1,), (1, 1), (1,)),
     ),
+    **{formula.weights: formula.sides for formula in FORMULAS.values()},
     FeedForward: ((1, 4), (4,), (4, 1), (1,)),
     Norm: ((1,), (1,)),
 }

@@ -5,44 +5,53 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ldru_study.models.registry import build_model
 from ldru_study.spec.model import MODEL_CONFIGS, ModelConfig
+from ldru_study.spec.sizes import ModelBase
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
 NUM_SYMBOLS, NUM_CLASSES = 3, 4
-# sizes that keep a test quick, wherever a kind has a field of this name
-_SMALL = {"width": 8, "layers": 2, "heads": 2, "state": 6, "matrices": 3}
-# numbers that change what is computed
-_OTHER = {"householders": 2, "node_noise": 0.5, "window": 3}
-# fields that only go with another one's value
-_GOES_WITH = {"gelu": {"operator": "grc"}}
+
+
+def small(made: type[ModelBase]) -> dict[str, Any]:
+    return {"kind": get_args(made.model_fields["kind"].annotation)[0]} | made.small
 
 
 def _variants(kind: str) -> list[dict[str, Any]]:
-    fields = MODEL_CONFIGS[kind].model_fields
-    base = {"kind": kind} | {name: size for name, size in _SMALL.items() if name in fields}
-    found = [base]
-    for name, field in fields.items():
+    made = MODEL_CONFIGS[kind]
+    base = small(made)
+    found = [base, *(base | variant for variant in made.variants)]
+    for name, field in made.model_fields.items():
         values: tuple[Any, ...] = ()
         if get_origin(field.annotation) is Literal:
             values = get_args(field.annotation)
         elif field.annotation is bool:
             values = (False, True)
-        elif name in _OTHER:
-            values = (_OTHER[name],)
-        needed = _GOES_WITH.get(name, {})
-        others = [value for value in values if value not in (field.default, kind)]
-        found += [base | needed | {name: value} for value in others]
+        others = [base | {name: value} for value in values if value not in (field.default, kind)]
+        found += [other for other in others if not _stands_in_a_variant(name, other)]
     return found
+
+
+def _stands_in_a_variant(name: str, config: dict[str, Any]) -> bool:
+    """Whether a choice goes with another one only, as a variant of the kind shows."""
+    made = MODEL_CONFIGS[config["kind"]]
+    try:
+        made(**config)
+    except ValidationError:
+        if all(variant.get(name) != config[name] for variant in made.variants):
+            raise
+        return True
+    return False
 
 
 CONFIGS = [config for kind in MODEL_CONFIGS for config in _variants(kind)]
 
 
 def name_of(config: dict[str, Any]) -> str:
-    shown = {name: value for name, value in config.items() if name not in _SMALL}
+    sizes = MODEL_CONFIGS[config["kind"]].small
+    shown = {name: value for name, value in config.items() if name not in sizes}
     return "-".join(
         str(value) if isinstance(value, str) else f"{name}={value}" for name, value in shown.items()
     )

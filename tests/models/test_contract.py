@@ -7,12 +7,14 @@ import inspect
 
 import pytest
 import torch
-from tests.models.small import CONFIGS, NUM_CLASSES, NUM_SYMBOLS, build, name_of, strings
+from tests.models.small import CONFIGS, NUM_CLASSES, NUM_SYMBOLS, build, name_of, small, strings
 from torch.nn import functional as F
 
 from ldru_study.models import sequential
-from ldru_study.models.registry import num_parameters
+from ldru_study.models.registry import begin_stream, can_stream, num_parameters
 from ldru_study.spec.model import MODEL_CONFIGS
+from ldru_study.spec.trial import TrialConfig
+from ldru_study.training.training import Training
 
 RECURRENCES = [name for name, value in vars(sequential).items() if inspect.isfunction(value)]
 # fields that act in training only, each with a value
@@ -152,6 +154,35 @@ def test_a_gpu_computes_the_same(config):
 def test_long_strings(config):
     logits = build(config)(*strings(1000, 511))
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", MODEL_CONFIGS)
+def test_a_stream_gives_the_logits_of_the_whole(kind):
+    model = build(small(MODEL_CONFIGS[kind]))
+    tokens, lengths = strings(2500, 1024, 1, 2048)
+    if not can_stream(model):
+        with pytest.raises(TypeError, match=f"a {type(model).__name__} reads whole strings only"):
+            begin_stream(model, lengths)
+        return
+    stream = begin_stream(model, lengths)
+    for piece in tokens.split(1024, dim=1):
+        stream.push(piece)
+    wanted = model(tokens, lengths)
+    torch.testing.assert_close(stream.logits(), wanted.detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MODEL_CONFIGS)
+def test_a_trial_trains_the_model(kind):
+    """Strings of mixed lengths, a few steps of the platform's own training."""
+    model, train = small(MODEL_CONFIGS[kind]), {"max_length": 12, "steps": 12, "batch_size": 32}
+    train |= {"lengths_per_batch": 8, "learning_rate": 1e-2}
+    config = TrialConfig.model_validate({"task": "even_pairs", "model": model, "train": train})
+    training = Training(config, torch.device("cpu"))
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    while not training.is_finished:
+        training.advance_towards(12)
+    after = training.model.state_dict()
+    assert [name for name, value in before.items() if torch.equal(value, after[name])] == []
 
 
 @pytest.mark.parametrize("config", READERS, ids=name_of)

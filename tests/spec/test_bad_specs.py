@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from ldru_study.cli import main
 from ldru_study.errors import SpecError
+from ldru_study.spec.model import MODEL_CONFIGS, OPERATORS
 from ldru_study.spec.plan import plan_study
 from ldru_study.spec.study import validate_study
 from ldru_study.spec.yaml_file import parse_yaml
@@ -22,6 +23,7 @@ train: {steps: 100, max_length: 20}
 seeds: 2
 """
 
+KINDS = ", ".join(sorted(MODEL_CONFIGS))
 # what is wrong -> the file and every problem that is reported
 CASES = {
     "empty file": (
@@ -89,7 +91,7 @@ CASES = {
     "unknown operator": (
         GOOD.replace("mlp", "gcr"),
         [
-            "grid.model[0].operator (line 5): no operator is called 'gcr'. Did you mean 'grc'? Known: elementwise_sum, gated_sum, grc, linear, mlp."
+            f"grid.model[0].operator (line 5): no operator is called 'gcr'. Did you mean 'grc'? Known: {', '.join(OPERATORS)}."
         ],
     ),
     "unknown train field": (
@@ -99,14 +101,12 @@ CASES = {
     "unknown model kind": (
         GOOD.replace("kind: lstm", "kind: lsmt"),
         [
-            "grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
+            f"grid.model[1].kind (line 6): no model is called 'lsmt'. Did you mean 'lstm'? Known: {KINDS}."
         ],
     ),
     "model without kind": (
         GOOD.replace("kind: lstm, ", ""),
-        [
-            "grid.model[1] (line 6): the field 'kind' is missing. Add one of: constant, deltanet, gru, ldru, lstm, mamba2, regular_gpt, rnn, s5, sd_ssm, transformer."
-        ],
+        [f"grid.model[1] (line 6): the field 'kind' is missing. Add one of: {KINDS}."],
     ),
     "field of another kind": (
         GOOD.replace("kind: lstm, width: 64", "kind: lstm, heads: 4"),

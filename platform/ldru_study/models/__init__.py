@@ -4,10 +4,10 @@ Every model is called as ``model(tokens, lengths)``: tokens int64 [B, T], each s
 any symbols of the alphabet as padding, and lengths int64 [B], each in 1..T. It returns logits
 [B, C], which do not depend on the padding.
 
-Some can also read long strings piece by piece, in memory that does not grow with them; see
-`ldru_study.models.registry.begin_stream`.
+Some can also read long strings piece by piece, in memory that does not grow with them: those with
+a method ``stream``; see `ldru_study.models.registry.begin_stream`.
 
 The file of a kind has its name and defines the class that its configuration is named after:
 `GruConfig` of `ldru_study.spec.model` is built by `Gru` in ``gru.py``. Nothing else registers it,
-and the contract tests find it by its configuration.
+and the contract tests find it by its configuration. The README shows a model added so.
 """

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ldru_study.models.ldru import Ldru
-from ldru_study.models.recurrent import Recurrent
 from ldru_study.models.transformer import Transformer
 from ldru_study.spec.model import MODEL_CONFIGS, ModelConfig, matched
 
@@ -50,9 +49,17 @@ class Stream(Protocol):
         """Return the logits [B, C] when all tokens are there."""
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """A model that can read long strings piece by piece."""
+
+    def stream(self, lengths: Tensor) -> Stream:
+        """Begin to read strings of ``lengths``, int64 [B]."""
+
+
 def can_stream(model: nn.Module) -> bool:
-    """Whether `begin_stream` takes this model."""
-    return isinstance(model, Ldru | Recurrent)
+    """Whether `begin_stream` takes this model: it has a method ``stream``."""
+    return isinstance(model, Streaming)
 
 
 def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
@@ -63,7 +70,7 @@ def begin_stream(model: nn.Module, lengths: Tensor) -> Stream:
     Raises:
         TypeError: this model reads whole strings only; see `can_stream`.
     """
-    if not isinstance(model, Ldru | Recurrent):
+    if not isinstance(model, Streaming):
         raise TypeError(f"model: a {type(model).__name__} reads whole strings only.")
     return model.stream(lengths)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ldru_study.errors import InputError, StudyError, did_you_mean, unknown_name
 from ldru_study.models.registry import build_model
 from ldru_study.npz_file import Array, read_npz
-from ldru_study.spec.model import Gelu, LdruConfig, Operator
+from ldru_study.spec.model import OPERATORS, Gelu, LdruConfig
 from ldru_study.spec.sizes import MAX_WIDTH
 
 TOLERANCE = 1e-4
@@ -30,7 +30,7 @@ _NORM_FIELDS = {
     **dict.fromkeys(("weight", "scale", "gamma"), "operator.norm_weight"),
     **dict.fromkeys(("bias", "offset", "beta"), "operator.norm_bias"),
 }
-_OPERATORS = get_args(Operator)
+_OPERATORS = tuple(OPERATORS)
 _FORMS: tuple[Gelu, ...] = get_args(Gelu)
 # gradients smaller than this share of the largest one cannot be told from rounding errors
 _ROUNDING = 1e-6

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ldru_study.errors import unknown_name
 from ldru_study.spec.engine import ENGINE_CONFIGS
-from ldru_study.spec.model import HEADLINE_FIELDS
+from ldru_study.spec.model import MODEL_CONFIGS
 from ldru_study.spec.paths import Place, describe, format_place, get_place, parse_place, set_place
 from ldru_study.spec.problems import problems_of
 from ldru_study.spec.task import as_task_text
@@ -356,7 +356,7 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
         kind: [
             field
             for field, seen in fields.items()
-            if field == HEADLINE_FIELDS.get(kind)
+            if field == MODEL_CONFIGS[kind].headline
             or (len(seen) > 1 and f"model.{field}" not in axes)
         ]
         for kind, fields in values.items()
@@ -366,7 +366,7 @@ def _varying_fields(configs: Sequence[TrialConfig], axes: Sequence[str]) -> dict
 def _model_label(config: TrialConfig, varying: Mapping[str, Sequence[str]]) -> str:
     kind, asked = config.model.kind, config.as_asked()["model"]
     parts = [
-        f"{asked[field]}" if field == HEADLINE_FIELDS.get(kind) else f"{field}={asked[field]}"
+        f"{asked[field]}" if field == config.model.headline else f"{field}={asked[field]}"
         for field in varying[kind]
         if field in asked
     ]

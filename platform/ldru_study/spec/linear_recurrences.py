@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,7 @@ class S5Config(WidthBase):
     Source: Smith et al. 2023, arXiv 2208.04933.
     """
 
+    small: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2, "state": 6}
     kind: Literal["s5"]
     width: Width = Field(64, description="features between the layers")
     layers: Layers = Field(2, description="blocks")
@@ -61,6 +62,7 @@ class SdSsmConfig(WidthBase):
     Source: Terzic et al. 2025, arXiv 2412.19350.
     """
 
+    small: ClassVar[dict[str, Any]] = {"width": 8, "matrices": 3}
     kind: Literal["sd_ssm"]
     matrices: Annotated[int, Field(ge=1, le=1024)] = Field(
         8, description="transitions in the dictionary"
@@ -92,6 +94,8 @@ class DeltaNetConfig(HeadsBase):
     2411.12537; several products per token Siems et al. 2025, arXiv 2502.10297.
     """
 
+    small: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2, "heads": 2}
+    variants = ({"householders": 2},)
     kind: Literal["deltanet"]
     width: Width = Field(64, description="features between the layers; a multiple of heads")
     layers: Layers = Field(2, description="blocks of recurrence and FFN")
@@ -130,6 +134,7 @@ class Mamba2Config(HeadsBase):
     """
 
     expansion = 2
+    small: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2, "heads": 2, "state": 6}
     kind: Literal["mamba2"]
     width: Width = Field(
         64, description="features between the layers; 2 width: a multiple of heads"

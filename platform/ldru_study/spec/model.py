@@ -1,23 +1,33 @@
 """What a model is, as data: one configuration class per ``kind``, each with only its own fields.
 
-A new kind is a class in this package that the union `ModelConfig` names, and the file
-``ldru_study/models/<kind>.py`` with the module of that name: ``GruConfig`` there is ``Gru``.
+A kind is registered by its class: whatever class here, or in `linear_recurrences`, has a literal
+``kind``. The file ``ldru_study/models/<kind>.py`` has the module of that name: ``GruConfig`` there
+is ``Gru``.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from typing import Annotated, ClassVar, Literal, Self, TypeVar, get_args
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 
 from pydantic import Field, model_validator
 
-from ldru_study.spec.linear_recurrences import (
-    DeltaNetConfig,
-    Mamba2Config,
-    S5Config,
-    SdSsmConfig,
-)
+from ldru_study.spec import linear_recurrences
 from ldru_study.spec.sizes import (
     MAX_WIDTH,
     Heads,
@@ -34,7 +44,22 @@ from ldru_study.spec.sizes import (
     product,
 )
 
-Operator = Literal["elementwise_sum", "gated_sum", "grc", "linear", "mlp"]
+# what each operator owns: the sides of every tensor in multiples of the width, as ldru_kernels has
+# them; a merge multiplies by every matrix once
+OPERATORS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "elementwise_sum": (),
+    "gated_sum": ((2, 1), (1,)),
+    "grc": ((2, 4), (4,), (4, 4), (4,), (1,), (1,)),
+    "linear": ((2, 1), (1,)),
+    "mlp": (
+        *((2, 2), (2,), (2, 4), (4,), (4, 2), (2,)),
+        *((1, 1), (1, 1), (1,), (1,), (1, 1), (1,)),
+    ),
+}
+if TYPE_CHECKING:
+    Operator: TypeAlias = str
+else:
+    Operator = Literal[tuple(OPERATORS)]
 Gelu = Literal["exact", "tanh"]
 LoneNode = Literal["carry", "identity", "left_fold", "pad_power_of_two", "zero_left", "zero_right"]
 Positions = Literal["alibi", "none", "relative", "rope", "sinusoidal"]
@@ -49,6 +74,8 @@ class LdruConfig(WidthBase):
     Source: arXiv 2605.26035, section 3.
     """
 
+    headline = "operator"
+    variants = ({"operator": "grc", "gelu": "tanh"}, {"node_noise": 0.5})
     kind: Literal["ldru"]
     operator: Operator = Field("mlp", description="the learned binary operator")
     gelu: Gelu = Field(
@@ -100,24 +127,15 @@ class LdruConfig(WidthBase):
         With random brackets this is the tree of an evaluation.
         """
         width = self.width
-        # of every [l; r] -> ... -> E the products, in multiples of E^2
-        of_operator = {"mlp": 23, "grc": 24, "gated_sum": 2, "linear": 2, "elementwise_sum": 0}
-        merge = 2 * of_operator[self.operator] * width**2 + feed_forward_flops(width, 1)
+        matrices = [sides for sides in OPERATORS[self.operator] if len(sides) == 2]
+        merge = sum(product(rows * width, columns * width) for rows, columns in matrices)
+        merge += feed_forward_flops(width, 1)
         leaves = feed_forward_flops(width, length)
         return leaves + self._num_merges(length) * merge + product(width, num_classes)
 
     def _operator(self) -> int:
-        width = self.width
-        match self.operator:
-            case "mlp":
-                gates = affine(2 * width, 2 * width) + affine(2 * width, 4 * width)
-                return gates + affine(4 * width, 2 * width) + 3 * affine(width, width)
-            case "grc":
-                return affine(2 * width, 4 * width) + affine(4 * width, 4 * width) + norm(width)
-            case "gated_sum" | "linear":
-                return affine(2 * width, width)
-            case "elementwise_sum":
-                return 0
+        tensors = OPERATORS[self.operator]
+        return sum(math.prod(side * self.width for side in sides) for sides in tensors)
 
     def _num_merges(self, length: int) -> int:
         if self.lone_node in ("carry", "left_fold"):
@@ -185,6 +203,8 @@ class TransformerConfig(HeadsBase):
     Source: Vaswani et al. 2017; sizes as in Delétang et al. 2023.
     """
 
+    headline = "positions"
+    small: ClassVar[dict[str, Any]] = {"width": 8, "layers": 2, "heads": 2}
     kind: Literal["transformer"]
     width: Width = Field(64, description="state features; a multiple of heads")
     layers: Layers = Field(5, description="different layers")
@@ -249,6 +269,7 @@ class RegularGptConfig(HeadsBase):
     Source: Chi et al. 2023, arXiv 2305.03796.
     """
 
+    variants = ({"window": 3},)
     kind: Literal["regular_gpt"]
     width: Width = Field(64, description="state features; a multiple of heads")
     heads: Heads = Field(8, description="attention heads")
@@ -289,35 +310,26 @@ class ConstantConfig(ModelBase):
         return 0
 
 
-ModelConfig = Annotated[
-    LdruConfig
-    | RnnConfig
-    | LstmConfig
-    | GruConfig
-    | TransformerConfig
-    | RegularGptConfig
-    | S5Config
-    | SdSsmConfig
-    | DeltaNetConfig
-    | Mamba2Config
-    | ConstantConfig,
-    Field(discriminator="kind"),
-]
+def _by_kind(found: Iterable[object]) -> dict[str, type[ModelBase]]:
+    """Return the classes among ``found`` that say what kind they are, in the order of the kinds."""
+    kinds: dict[str, type[ModelBase]] = {}
+    for each in found:
+        if not (isinstance(each, type) and issubclass(each, ModelBase)):
+            continue
+        says = each.model_fields["kind"].annotation
+        # what several kinds share says none
+        if get_origin(says) is Literal:
+            kind = get_args(says)[0]
+            if kinds.setdefault(kind, each) is not each:
+                raise TypeError(f"{each.__name__}: '{kind}' is the kind of {kinds[kind].__name__}")
+    return dict(sorted(kinds.items()))
 
 
-def _kind(config: type[ModelBase]) -> str:
-    kind: str = get_args(config.model_fields["kind"].annotation)[0]
-    return kind
-
-
-MODEL_CONFIGS: dict[str, type[ModelBase]] = {
-    kind: config
-    for kind, config in sorted(
-        (_kind(config), config) for config in get_args(get_args(ModelConfig)[0])
-    )
-}
-# the field that a reader wants to see beside the kind, whatever else varies
-HEADLINE_FIELDS = {"ldru": "operator", "transformer": "positions"}
+MODEL_CONFIGS = _by_kind([*vars(linear_recurrences).values(), *globals().values()])
+if TYPE_CHECKING:
+    ModelConfig: TypeAlias = ModelBase
+else:
+    ModelConfig = Annotated[reduce(or_, MODEL_CONFIGS.values()), Field(discriminator="kind")]
 
 _Config = TypeVar("_Config", bound=ModelBase)
 

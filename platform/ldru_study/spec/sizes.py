@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,13 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class ModelBase(Strict, ABC):
     """A model's configuration, which knows its size for every task."""
 
+    # the field that a reader wants to see beside the kind, whatever else varies
+    headline: ClassVar[str | None] = None
+    # sizes that keep a test quick
+    small: ClassVar[dict[str, Any]] = {}
+    # what a test must try besides every choice and every switch by itself: numbers that change
+    # what is computed, choices that need another one
+    variants: ClassVar[tuple[dict[str, Any], ...]] = ()
     kind: str
 
     @abstractmethod
@@ -39,6 +46,7 @@ class ModelBase(Strict, ABC):
 class WidthBase(ModelBase):
     """A configuration with a width, given or decided by ``match_parameters``."""
 
+    small: ClassVar[dict[str, Any]] = {"width": 8}
     width: Width = Field(64, description="state features")
     match_parameters: Annotated[int, Field(ge=1)] | None = Field(
         None, description="in place of width: the one that gives this many parameters, within 5 %"
@@ -61,6 +69,7 @@ class HeadsBase(WidthBase):
     A kind names its ``heads`` itself, in its own order of fields and with its own default.
     """
 
+    small: ClassVar[dict[str, Any]] = {"width": 8, "heads": 2}
     # what is shared out, in multiples of the width
     expansion: ClassVar[int] = 1
     if TYPE_CHECKING:

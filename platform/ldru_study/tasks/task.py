@@ -42,6 +42,8 @@ class Task:
         label: short text that tells it from other tasks in tables; the name if empty.
         identity: what enters trial ids and random streams: equal for equal languages, and another
             one when their strings are drawn otherwise than before; the name if empty.
+        definition: the label of a string in other words than the language's, -1 where it has
+            none; tests hold the two against each other on all short strings.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Task:
     near_misses: Automaton | None = None
     label: str = ""
     identity: str = ""
+    definition: Callable[[str], int] | None = None
 
     def __post_init__(self) -> None:
         # a task that says nothing else is its name

@@ -129,7 +129,13 @@ def test_a_verdict_leads_to_its_curve(page):
     assert square.get_attribute("aria-current") is not None
     assert page.locator("#failure-curves").evaluate("e => e.getBoundingClientRect().top") < 450
     detail = page.locator("#detail").inner_text()
-    assert title in detail
+    sentence, _, claims = title.partition("; near-perfect ")
+    assert sentence in detail
+    assert claims == "at 2x: undecided; at 3x: refuted"
+    assert "Near-perfect (at least 99 % right) at 2x: undecided; each seed alone: " in detail
+    assert (
+        "Near-perfect (at least 99 % right) at 3x: refuted; each seed alone: 2 refuted." in detail
+    )
     page.locator("#all-models").click()
     assert drawn(page, "curves", "seeds") == models(page)
     page.locator("#task").select_option("parity_check")

@@ -220,9 +220,11 @@ def test_a_database_can_be_of_one_study(database):
     part["cells"] = part["cells"][:1]
     store.save_study("part", {"resolved.json": json.dumps(part).encode()})
     for studies, sizes in ((["part"], (2, 4, 4)), (["tiny"], (4, 6, 6)), (None, (6, 10, 6))):
+    assert [row["num_unfinished"] for row in rows] == [0, 1]
         found = Database(store, studies)
         assert sizes == tuple(
             found.sql(f"select count(*) as n from {table}")["n"][0].as_py()
+        assert row["claim_at_3x"] is None
             for table in ("trials", "evaluations", "metrics")
         )
     with pytest.raises(NotFoundError, match=r"no study is called 'tidy'\. Did you mean 'tiny'"):

@@ -268,6 +268,7 @@ function writeDetail() {
   for (const seed of cell.seeds) reasons.set(`${seed.kind.replace("_", " ")}: ${seed.reason}`, [...(reasons.get(`${seed.kind.replace("_", " ")}: ${seed.reason}`) || []), seed.seed]);
   [...reasons].slice(0, 6).forEach(([reason, seeds]) => line(`${seeds.length === cell.seeds.length ? "Every seed alone" : `Seed ${seeds.join(", ")} alone`} ${reason}`));
   if (reasons.size > 6) line(`${reasons.size - 6} more, in the table of every seed`);
+  cell.claims.forEach(claim => line(claim));
   const button = document.createElement("button");
   button.type = "button"; button.textContent = "Show all models"; button.id = "all-models";
   button.addEventListener("click", () => choose(state.task, null));

@@ -39,8 +39,11 @@ def analyze() -> None:
 def verdicts(study: str, store_uri: str, as_json: bool) -> None:
     """Say for every cell whether it holds, fades or collapses, and how sure that is.
 
-    STUDY is a study's name or its YAML file. Exits with 4 when a trial failed or a file of the
-    store is damaged.
+    STUDY is a study's name or its YAML file. 'near-perfect at 2x, 3x' says of both multiples
+    whether every seed surely answers 99 % right (analysis.near_perfect in the study file):
+    supported, refuted or undecided, '-' where nothing was tested. On a narrow terminal the columns
+    come in several tables; --json has what each seed says. Exits with 4 when a trial failed or a
+    file of the store is damaged.
 
     \b
     Example: ldru-study analyze verdicts quick
@@ -323,7 +326,8 @@ def _search_cells(row: SearchRow, num_objectives: int) -> list[Any]:
 def report(study: str, store_uri: str, output: Path, figure: Path | None) -> None:
     """Write one self-contained HTML page: verdicts, failure curves, tables, provenance.
 
-    STUDY is a study's name or its YAML file.
+    STUDY is a study's name or its YAML file. For each model the page begins with a sentence on
+    where it holds or fails, and one on whether it is near-perfect at 2x and 3x.
 
     \b
     Example: ldru-study report quick --output quick.html --figure quick.png

@@ -16,6 +16,7 @@ from ldru_study.analysis.counts import CellCurves
 from ldru_study.analysis.report import Origin, render_report
 from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.verdict import VerdictSettings
+from ldru_study.spec.model import LstmConfig
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
@@ -32,7 +33,11 @@ def path(tmp_path_factory):
             f"{task}/{label}" if size == 20 else f"{task}/{label}/{size}",
             numbered(*(curve(rng, half=half, beta=6) for _ in range(2))),
             {"model.width": str(size)},
-            config={"model": {"kind": label, "width": size}, "task": task},
+            config={
+                "model": {"kind": label, "width": size},
+                "task": task,
+                "train": {"max_length": 20},
+            },
         )
         for task in ("parity_check", "tomita_5")
         for label, half in zip(LABELS, (None, 4, 9), strict=True)
@@ -145,13 +150,26 @@ def test_a_verdict_leads_to_its_curve(page):
 def test_the_scaling_panel_says_what_the_runs_carry(page):
     see(page, "scaling")
     assert page.locator("#scaling-axis").inner_text() == "model.width"
-    # a single field leaves nothing to choose
-    assert not page.locator("#scaling-choice").is_visible()
     laws = page.locator("#laws p").all_inner_texts()
     assert len(laws) == 2 * len(LABELS)
     assert laws[0].endswith("no regression: x has 2 values, a slope needs 3.")
     kinds = page.evaluate("document.getElementById('scaling').data.map(t => t.meta.kind)")
     assert kinds == ["seeds", "median"] * len(LABELS)
+
+
+def test_models_that_are_known_scale_with_their_parameters(page):
+    see(page, "scaling")
+    page.locator("#axis").select_option("num_parameters")
+    assert page.locator("#scaling-axis").inner_text() == "num_parameters"
+    # of what this version cannot build nobody knows the size
+    x = page.evaluate(
+        "document.getElementById('scaling').data.find(t => t.meta.kind === 'median').meta.label"
+    )
+    assert x == "lstm"
+    assert len(page.locator("#laws p").all_inner_texts()) == 2
+    ticks = page.evaluate("document.getElementById('scaling').layout.xaxis.ticktext")
+    config = LstmConfig(kind="lstm", width=20)
+    assert ticks[0] == str(config.num_parameters(2, 2))
 
 
 def test_the_cell_stands_beside_its_seeds(page):

@@ -22,7 +22,6 @@ from ldru_study.cli.group import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ldru_study.analysis.counts import CellCurves
     from ldru_study.results.search_table import SearchRow
     from ldru_study.results.store import Store
 
@@ -100,7 +99,7 @@ def fit(counts: Path, as_json: bool) -> None:
     required=True,
     metavar="FIELD",
     help="What varies: a numeric field of the spec such as train.max_length or model.width, "
-    "or num_parameters.",
+    "num_parameters or flops_per_token.",
 )
 @store_option
 @json_option
@@ -119,8 +118,7 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
     from ldru_study.results.store import Store
 
     found = collect(Store(store_uri), study_name(study))
-    value_of = _num_parameters if field == "num_parameters" else None
-    series = scale_cells(found.cells, field, found.settings, value_of=value_of)
+    series = scale_cells(found.cells, field, found.settings)
     if as_json:
         print_json(
             {"study": found.name, "x": field, "series": [series_json(one) for one in series]}
@@ -132,15 +130,6 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
             for line in law_lines(one, field):
                 click.echo(line)
     warn_damage(found.damage)
-
-
-def _num_parameters(cell: CellCurves) -> float:
-    from ldru_study.spec.trial import TrialConfig
-    from ldru_study.tasks.registry import find_task
-
-    trial = TrialConfig.model_validate(cell.config)
-    task = find_task(trial.task)
-    return float(trial.model.num_parameters(task.num_symbols, task.num_classes))
 
 
 @analyze.command()

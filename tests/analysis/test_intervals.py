@@ -75,7 +75,11 @@ def test_the_claim(curves, outcome):
 
 def test_the_claim_needs_a_length_near_its_multiple():
     short = from_accuracies([1.0, 1.0], multiples=(1, 1.8))
-    assert claim_at(cell(short), 2.0, 0.99).outcome == "undecided"
+    assert claim_at(cell(short), 2.0, 0.99).outcome is None
+    assert claim_at(cell(failed={0: "diverged"}), 2.0, 0.99).outcome is None
+    # one seed that was tested has a say
+    assert claim_at(cell(short, at_2x(0.5)), 2.0, 0.99).outcome == "refuted"
+    assert claim_at(cell(short, ALL_RIGHT), 2.0, 0.99).outcome == "undecided"
 
 
 def test_a_failed_seed_has_no_say_but_is_named():

@@ -58,6 +58,10 @@ def cell(store):
     assert lstm["verdict"] == "sharp"
     assert lstm["left_out"] == {"3": "holds"}
     assert lstm["half_multiple"] == lstm["joint"]["half_multiple"]
+    # 256 strings without a mistake do not show 99 %
+    for found, outcome in ((constant, "undecided"), (lstm, "refuted")):
+        assert [claim["outcome"] for claim in found["claims"]] == [outcome, outcome]
+        assert (found["claim_at_2x"], found["claim_at_3x"]) == (outcome, outcome)
     assert lstm["half_multiple"]["value"] == pytest.approx(3.2, rel=0.15)
     return lstm
 
@@ -73,12 +77,13 @@ def test_the_table_says_it(store, number):
     ]
     for text in (number, "sharp, without seed 3 (holds)", "3 of 4 sharp, 1 holds"):
         assert text in row
+    assert row.count("  refuted, refuted  ") == 1
 
 
 def test_the_page_says_it_in_every_place(store, cell, number, tmp_path):
     run(store, "report", "tiny", "--output", str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["cells"][1]
+    constant, data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["cells"]
     assert data["half"] == pytest.approx(list(cell["half_multiple"].values()), rel=1e-4)
     assert data["sentence"] == (
         f"collapses, half way to chance at {number}, without seed 3 (holds)"
@@ -89,6 +94,17 @@ def test_the_page_says_it_in_every_place(store, cell, number, tmp_path):
     assert f"<span>{number}</span>" in square
     assert "<i>3/4</i>" in square
     assert data["sentence"] in square
+    claims = "ear-perfect at 2x and 3x: refuted"
+    assert f"; n{claims}" in square
+    assert shown.count(f"N{claims}.") == 1
+    assert shown.count(">refuted, refuted</td>") == 1
+    assert data["claims"][0].startswith(
+        "Near-perfect (at least 99 % right) at 2x: refuted; each seed alone: "
+    )
+    assert constant["claims"][1] == (
+        "Near-perfect (at least 99 % right) at 3x: undecided; each seed alone: 4 undecided; a "
+        "seed without a mistake needs 299 strings."
+    )
     levels = [estimate(Estimate(**found)) for found in cell["failure_multiples"].values()]
     # the table of every cell and the one of where cells fail; a level may be the same
     assert shown.count(f">{number}</td>") == 2 + levels.count(number)
@@ -109,6 +125,11 @@ def test_sql_says_it(store, cell):
         ]
     sql = "select scatter, left_out, alpha, beta, rho from verdicts join curves using (cell) "
     (row,) = json.loads(run(store, "query", f"{sql} where scatter > 0 and seed is null", "--json"))
+    columns = "claim_at_2x, claim_at_3x, near_perfect, num_unfinished"
+    rows = json.loads(run(store, "query", f"select {columns} from verdicts", "--json"))
+    assert [list(one.values()) for one in rows] == [
+        [outcome, outcome, 0.99, 0] for outcome in ("undecided", "refuted")
+    ]
     assert (row["scatter"], row["left_out"]) == (cell["scatter"], [3])
     assert row["rho"] == cell["joint"]["rho"]
     # the curve of the median seed is half way down at the cell's number
@@ -143,6 +164,7 @@ def test_the_paper_says_it(store, number, tmp_path):
     for name in (VERDICTS, FAILURES):
         (row,) = [line for line in (tmp_path / name).read_text().splitlines() if "lstm" in line]
         assert f" & {typeset(number)} & " in row
+        assert (" & refuted, refuted & " in row) == (name == VERDICTS)
     assert "seed 3" in (tmp_path / FAILURES).read_text()
     assert len(re.findall(" & sharp & ", (tmp_path / CURVES).read_text())) == 3
     claims = json.loads((tmp_path / CLAIMS).read_text())["claims"]
@@ -151,6 +173,8 @@ def test_the_paper_says_it(store, number, tmp_path):
         for claim in claims
         if claim["column"] == "Half way to chance" and claim["seed"] is None
     } >= {typeset(number)}
+    texts = [claim["text"] for claim in claims if claim["column"] == "Near-perfect at 2x, 3x"]
+    assert texts == ["undecided, undecided", "refuted, refuted"]
     assert run(store, "export", "tiny", "--latex", str(tmp_path), "--check") == ""
 
 

@@ -19,12 +19,20 @@ from ldru_study.analysis.page import Extras, page_data
 from ldru_study.analysis.plots import failure_figure
 from ldru_study.analysis.report import Origin, render_report, shortcuts_of
 from ldru_study.analysis.scaling_table import law_lines
-from ldru_study.analysis.sentences import answer, cell_sentence, headline, limits
+from ldru_study.analysis.sentences import (
+    answer,
+    cell_sentence,
+    claim_lines,
+    headline,
+    limits,
+    near_perfect_answer,
+)
 from ldru_study.analysis.series import scale_cells, scale_varying
 from ldru_study.analysis.tables import (
     COLUMNS,
     accuracies,
     bound,
+    claim_words,
     estimate,
     render,
     share,
@@ -307,6 +315,52 @@ def test_a_model_gets_one_sentence(verdicts):
     assert both == "holds on parity_check as far as tested (100x); never learned: tomita_5."
     assert headline(holds) == "> 100x"
     assert headline(chance) == headline(missing) == ""
+
+
+def test_a_model_gets_one_sentence_on_the_claim(verdicts):
+    holds, sharp, chance, missing = verdicts
+    assert near_perfect_answer([holds]) == "near-perfect at 2x and 3x: supported."
+    assert near_perfect_answer([missing]) == "near-perfect at 2x and 3x: untested."
+    assert near_perfect_answer([holds, holds]) == (
+        "near-perfect at 2x and 3x: supported in both tasks."
+    )
+    assert near_perfect_answer([holds, sharp, chance, missing]) == (
+        "near-perfect at 2x: supported in 1 of 4 tasks, refuted in 1, undecided in 1, "
+        "untested in 1; at 3x: supported in 1 of 4 tasks, refuted in 2, untested in 1."
+    )
+    seeds = (
+        from_accuracies([1, 0.99, 0.5], multiples=(1, 3, 9)),
+        from_accuracies([1, 1], multiples=(1, 2)),
+    )
+    (undecided,) = judge_cells([CellCurves("d_2", "ldru(mlp)", "d_2", numbered(*seeds))])
+    assert near_perfect_answer([holds, undecided]) == (
+        "near-perfect at 2x and 3x: supported in 1 of 2 tasks, undecided in 1."
+    )
+    assert render(verdict_rows([undecided])[0])[7] == "undecided, undecided"
+    assert claim_lines(undecided)[0] == (
+        "Near-perfect (at least 99 % right) at 2x: undecided; "
+        "each seed alone: 1 supported, 1 undecided."
+    )
+
+
+def test_a_claim_is_preliminary_while_seeds_are_to_come(verdicts):
+    holds, sharp, _, missing = (
+        dataclasses.replace(one, cell=dataclasses.replace(one.cell, num_unfinished=2))
+        for one in verdicts
+    )
+    assert near_perfect_answer([holds]) == "near-perfect at 2x and 3x: supported (so far)."
+    # what one seed has refuted no other can support
+    assert near_perfect_answer([sharp]) == (
+        "near-perfect at 2x: undecided (so far); at 3x: refuted."
+    )
+    assert near_perfect_answer([missing]) == "near-perfect at 2x and 3x: untested (so far)."
+    assert claim_lines(holds)[0] == (
+        "Near-perfect (at least 99 % right) at 2x: supported so far; each seed alone: 3 supported; "
+        "2 seeds to come."
+    )
+    words = [render(row)[7] for row in verdict_rows([holds, sharp, missing])]
+    assert words == ["supported, supported (so far)", "undecided, refuted (so far)", "-"]
+    assert claim_words(("supported", None), 0) == "supported, -"
 
 
 def test_what_it_cannot_say_is_counted(verdicts):

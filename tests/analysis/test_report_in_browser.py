@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -13,9 +14,14 @@ from tests.analysis.test_report import HOSTILE, SUBMISSION, extras
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import StudyCounts
 from ldru_study.analysis.counts import CellCurves
-from ldru_study.analysis.report import Origin, render_report
+from ldru_study.analysis.report import Origin, render_report, write_report
 from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.verdict import VerdictSettings
+from ldru_study.errors import SpecError
+from ldru_study.execution.submit import new_record, prepare
+from ldru_study.results.store import Store
+from ldru_study.spec.model import LstmConfig
+from ldru_study.spec.study import parse_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a chromium on the PATH")
@@ -32,7 +38,11 @@ def path(tmp_path_factory):
             f"{task}/{label}" if size == 20 else f"{task}/{label}/{size}",
             numbered(*(curve(rng, half=half, beta=6) for _ in range(2))),
             {"model.width": str(size)},
-            config={"model": {"kind": label, "width": size}, "task": task},
+            config={
+                "model": {"kind": label, "width": size},
+                "task": task,
+                "train": {"max_length": 20},
+            },
         )
         for task in ("parity_check", "tomita_5")
         for label, half in zip(LABELS, (None, 4, 9), strict=True)
@@ -129,7 +139,13 @@ def test_a_verdict_leads_to_its_curve(page):
     assert square.get_attribute("aria-current") is not None
     assert page.locator("#failure-curves").evaluate("e => e.getBoundingClientRect().top") < 450
     detail = page.locator("#detail").inner_text()
-    assert title in detail
+    sentence, _, claims = title.partition("; near-perfect ")
+    assert sentence in detail
+    assert claims == "at 2x: undecided; at 3x: refuted"
+    assert "Near-perfect (at least 99 % right) at 2x: undecided; each seed alone: " in detail
+    assert (
+        "Near-perfect (at least 99 % right) at 3x: refuted; each seed alone: 2 refuted." in detail
+    )
     page.locator("#all-models").click()
     assert drawn(page, "curves", "seeds") == models(page)
     page.locator("#task").select_option("parity_check")
@@ -139,13 +155,26 @@ def test_a_verdict_leads_to_its_curve(page):
 def test_the_scaling_panel_says_what_the_runs_carry(page):
     see(page, "scaling")
     assert page.locator("#scaling-axis").inner_text() == "model.width"
-    # a single field leaves nothing to choose
-    assert not page.locator("#scaling-choice").is_visible()
     laws = page.locator("#laws p").all_inner_texts()
     assert len(laws) == 2 * len(LABELS)
     assert laws[0].endswith("no regression: x has 2 values, a slope needs 3.")
     kinds = page.evaluate("document.getElementById('scaling').data.map(t => t.meta.kind)")
     assert kinds == ["seeds", "median"] * len(LABELS)
+
+
+def test_models_that_are_known_scale_with_their_parameters(page):
+    see(page, "scaling")
+    page.locator("#axis").select_option("num_parameters")
+    assert page.locator("#scaling-axis").inner_text() == "num_parameters"
+    # of what this version cannot build nobody knows the size
+    x = page.evaluate(
+        "document.getElementById('scaling').data.find(t => t.meta.kind === 'median').meta.label"
+    )
+    assert x == "lstm"
+    assert len(page.locator("#laws p").all_inner_texts()) == 2
+    ticks = page.evaluate("document.getElementById('scaling').layout.xaxis.ticktext")
+    config = LstmConfig(kind="lstm", width=20)
+    assert ticks[0] == str(config.num_parameters(2, 2))
 
 
 def test_the_cell_stands_beside_its_seeds(page):
@@ -202,6 +231,83 @@ def test_light_and_dark(browser, path):
         page.close()
     assert colours["light"] == colours["dark, changed"] != colours["dark"]
     assert colours["dark"] == colours["light, changed"]
+
+
+QUOTED = json.dumps(HOSTILE)
+# what no string can match as well as a 0 is still part of the task's label
+REGEX = "(0|1)*1|(<script>alert(1)</script>&0)"
+STATES = f"states: {{even: [even, {QUOTED}], {QUOTED}: [{QUOTED}, even]}}, accept: [even]"
+TASK = f'{{name: mine, automaton: {{alphabet: "01", {STATES}}}}}'
+FREE = f"""
+name: tiny
+question: {QUOTED}  # {HOSTILE}
+grid:
+  task: [{{regex: "{REGEX}", alphabet: '01'}}, {TASK}]
+  model: [{{kind: lstm, width: 4}}, {{kind: lstm, width: 8}}]
+train: {{steps: 2, max_length: 8, batch_size: 8}}
+evaluate: {{multiples: [1, 2], strings: 64}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: tiny", f"name: {QUOTED}", r"name .*is no name\. Use letters"),
+        ("name: mine", f"name: {QUOTED}", r"name: .*is no name\. Use letters"),
+        (TASK, QUOTED, "no task is called"),
+        ('"01"', QUOTED, "automaton.states.even: wants one state per symbol"),
+        ("  task:", f"  {QUOTED}: [1]\n  task:", "no axis is called"),
+        ("kind: lstm", f"kind: {QUOTED}", "no model is called"),
+        ("lstm, width: 8", f"lstm, width: 8, {QUOTED}: 1", "no field is called"),
+        ("steps: 2", f"steps: {QUOTED}", "wants a whole number"),
+        ("evaluate:", f"sampling: {QUOTED}\nevaluate:", "no sampling is called"),
+    ],
+)
+def test_what_names_things_is_no_free_text(old, new, message):
+    assert old in FREE
+    with pytest.raises(SpecError, match=message):
+        parse_study(FREE.replace(old, new, 1), "study.yaml")
+
+
+def test_what_is_free_text_in_a_study_is_text_on_its_page(browser, tmp_path):
+    store = Store(str(tmp_path / "results"))
+    study = parse_study(FREE, "study.yaml", [f"question={QUOTED}"])
+    record = new_record(["submit", f"{HOSTILE}.yaml", "--set", f"question={QUOTED}"])
+    for trial in prepare(study, store, record).plan.trials:
+        rows = [
+            dict.fromkeys(("loss", "seconds"), 0.0)
+            | {"trial_id": trial.trial_id, "attempt_id": "1", "eval_seed": 0, "committed_at": None}
+            | {"length": length, "multiple": length / 8, "num_total": 64, "chance": 0.5}
+            | {"num_correct": 64}
+            for length in (8, 16)
+        ]
+        store.commit("evaluations", trial.trial_id, rows)
+    path = tmp_path / "report.html"
+    write_report(store, "tiny", path)
+    page = browser.new_page()
+    troubles = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
+    page.goto(path.as_uri())
+    see(page, "curves")
+    assert page.locator("h1").inner_text() == HOSTILE
+    label = f"regex[01]:{REGEX}"
+    assert page.locator(".heat thead th").all_inner_texts() == [label, "mine"]
+    assert page.locator("#task option").all_inner_texts() == [label, "mine"]
+    page.locator(".heat a").first.click()
+    assert f" on {label}: " in page.locator("#detail").inner_text()
+    see(page, "scaling")
+    assert f"{label}, lstm: no regression" in page.locator("#laws").inner_text()
+    # the file with its comment, its question and its states, and the command
+    shown = "".join(page.locator("pre").all_inner_texts())
+    assert FREE.strip() in shown
+    assert f"'{HOSTILE}.yaml'" in shown
+    answers = page.locator(".answers li").all_inner_texts()
+    assert len(answers) == 2
+    assert all("Near-perfect at 2x: undecided in both tasks; at 3x: untested" in a for a in answers)
+    page.close()
+    assert troubles == []
 
 
 @pytest.mark.parametrize("width", [360, 768, 1920])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from dataclasses import replace
@@ -32,6 +33,7 @@ from ldru_study.analysis.scaling import (
 from ldru_study.analysis.series import scale_cells
 from ldru_study.cli import main
 from ldru_study.errors import StudyError
+from ldru_study.spec.model import LdruConfig
 
 
 def runs(rng, exponent, *, longest=20 * 1.5**13, per_value=8, scatter=0.4):
@@ -243,7 +245,11 @@ def cells_of(rng, widths=(8, 16, 32, 64)):
                 curve(rng, seed=s, half=half, beta=2.5, multiples=np.geomspace(0.5, 60, 24))
                 for s, half in enumerate(width**0.5 * np.exp(0.3 * rng.normal(size=4)))
             ),
-            config={"task": "parity_check", "model": {"kind": "lstm", "width": width}},
+            config={
+                "task": "parity_check",
+                "model": {"kind": "lstm", "width": width},
+                "train": {"max_length": 40},
+            },
         )
         for width in widths
     ]
@@ -268,10 +274,17 @@ def test_series_of_a_size_differ_in_nothing_else():
 
     axes = [(w, n, rule) for w in (8, 16) for n in (10, 40) for rule in ("carry", "zero_left")]
     cells = [cell(*one) for one in axes]
-    sizes = {one.key: 100.0 * width for one, (width, _, _) in zip(cells, axes, strict=True)}
-    found = scale_cells(cells, "num_parameters", value_of=lambda one: sizes[one.key])
-    assert len(found) == 4
-    assert all([median.x for median in one.scaling.medians] == [800, 1600] for one in found)
+    counts = [
+        LdruConfig(kind="ldru", width=width, lone_node="carry").num_parameters(2, 2)
+        for width in (8, 16)
+    ]
+    for x, wanted in (("num_parameters", counts), ("flops_per_token", None)):
+        found = scale_cells(cells, x)
+        assert len(found) == 4
+        for one in found:
+            small, large = (median.x for median in one.scaling.medians)
+            assert small < large
+            assert wanted in (None, [small, large])
 
 
 def test_a_seed_that_never_learned_has_failed_by_the_training_length():
@@ -289,12 +302,16 @@ def test_a_field_that_no_cell_has_is_an_error_with_a_suggestion():
     with pytest.raises(StudyError) as error:
         scale_cells(cells_of(np.random.default_rng(6)), "model.widht")
     text = "--x: no cell has a number at 'model.widht'. Did you mean 'model.width'?"
-    assert str(error.value) == f"{text} Fields: model.width."
+    fields = "flops_per_token, model.width, num_parameters, train.max_length"
+    assert str(error.value) == f"{text} Fields: {fields}."
+    unknown = [dataclasses.replace(one, config={}) for one in cells_of(np.random.default_rng(6))]
+    with pytest.raises(StudyError, match=r"no cell has a number at 'num_parameters'\. Fields: "):
+        scale_cells(unknown, "num_parameters")
 
 
 def test_the_command_prints_medians_and_refusals(store):
     submit_tiny(store)
-    for field in ("train.max_length", "num_parameters"):
+    for field in ("train.max_length", "num_parameters", "flops_per_token"):
         command = ["analyze", "scaling", "tiny", "--x", field, "--store", store.uri]
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0
@@ -302,7 +319,9 @@ def test_the_command_prints_medians_and_refusals(store):
         assert "no regression: x has 1 values, a slope needs 3." in done.stdout
         content = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
         assert content["x"] == field
-        assert [one["label"] for one in content["series"]] == ["constant", "lstm"]
+        # what computes nothing has no place on a logarithmic axis
+        known = ["lstm"] if field == "flops_per_token" else ["constant", "lstm"]
+        assert [one["label"] for one in content["series"]] == known
 
 
 def test_lengths_stay_lengths():

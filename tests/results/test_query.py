@@ -22,6 +22,7 @@ from ldru_study.results.query import Database, to_flat, to_records
 from ldru_study.results.rows import newest, only_newest
 from ldru_study.results.sql import QueryError
 from ldru_study.results.store import Store
+from ldru_study.spec.model import ConstantConfig, LstmConfig
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,33 @@ def test_train_settings_are_columns(database):
     assert database.sql("select distinct train.max_length as n from trials").to_pylist() == [
         {"n": 8}
     ]
+
+
+def test_trials_have_sizes(database):
+    rows = database.sql("select model, num_parameters, flops_per_token from trials").to_pylist()
+    for row in rows:
+        made = {
+            "constant": ConstantConfig(kind="constant"),
+            "lstm": LstmConfig(kind="lstm", width=4),
+        }
+        config = made[row["model"]["kind"]]
+        assert row["num_parameters"] == config.num_parameters(2, 2)
+        assert row["flops_per_token"] == round(config.num_flops(8, 2, 2) / 8)
+
+
+def test_what_another_version_built_has_no_size(database, store):
+    other = json.loads(database.facts.store.files.read("studies/tiny/resolved.json"))
+    known, unknown = other["cells"]
+    unknown["config"]["model"] = {"kind": "elman", "width": 4}
+    store.save_study("other", {"resolved.json": json.dumps(other).encode()})
+    rows = Database(store, ["other"]).sql(
+        "select cell, num_parameters is null as lacks, flops_per_token from trials where seed = 0"
+    )
+    assert [(row["cell"], row["lacks"]) for row in rows.to_pylist()] == [
+        (known["cell"], False),
+        (unknown["cell"], True),
+    ]
+    assert rows["flops_per_token"].to_pylist() == [0, None]
 
 
 def test_metrics_and_attempts(database):
@@ -192,9 +220,11 @@ def test_curves_and_verdicts_are_what_the_analysis_says(database):
     assert [row["verdict"] for row in rows] == [verdict.joint.kind for verdict in judged]
     assert [row["summary"] for row in rows] == [verdict.summary for verdict in judged]
     assert [row["num_seeds"] for row in rows] == [2, 1]
+    assert [row["num_unfinished"] for row in rows] == [0, 1]
     for row, verdict in zip(rows, judged, strict=True):
         assert (row["holds_share_lower"], row["holds_share_upper"]) == verdict.holds_share
         assert row["claim_at_2x"] == verdict.claims[0].outcome
+        assert row["claim_at_3x"] is None
         assert (row["num_strings_min"], row["num_strings_max"]) == (64, 64)
 
 

@@ -20,8 +20,9 @@ class Claim:
         multiple: multiple of the training length that the claim is about.
         level: accuracy that is claimed.
         outcome: for the seeds that ran: "supported" when every seed's lower bound reaches the
-            level, "refuted" when some seed's upper bound lies below it.
-        by_seed: each seed's own outcome.
+            level, "refuted" when some seed's upper bound lies below it; None when no seed was
+            tested near the multiple.
+        by_seed: each seed's own outcome, "undecided" where it was not tested near the multiple.
         share: exact one-sided bounds on the share of all possible seeds that pass; an undecided
             seed counts as failed in the lower and as passed in the upper bound.
         needs: strings per seed that would let a faultless seed pass.
@@ -29,7 +30,7 @@ class Claim:
 
     multiple: float
     level: float
-    outcome: Outcome
+    outcome: Outcome | None
     by_seed: Mapping[int, Outcome]
     share: tuple[float, float]
     needs: int
@@ -57,10 +58,12 @@ def claim_at(
     by_seed = {curve.seed: _outcome(curve, multiple, level, confidence) for curve in cell.curves}
     outcomes = list(by_seed.values())
     passed, refuted, seeds = outcomes.count("supported"), outcomes.count("refuted"), len(outcomes)
-    outcome: Outcome = "undecided"
-    if refuted:
+    outcome: Outcome | None = "undecided"
+    if all(curve.nearest(multiple) is None for curve in cell.curves):
+        outcome = None
+    elif refuted:
         outcome = "refuted"
-    elif seeds and passed == seeds:
+    elif passed == seeds:
         outcome = "supported"
     share = (0.0, 1.0)
     if seeds:

@@ -131,6 +131,7 @@ def _cell(
             for trial in trials
             if trial["trial_id"] not in curves and trial["state"] == "failed"
         },
+        num_unfinished=sum(trial["state"] not in ("done", "failed") for trial in trials),
     )
 
 

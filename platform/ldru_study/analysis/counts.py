@@ -103,6 +103,8 @@ class CellCurves:
         chosen_by: who chose the settings: None for the study file, ``search``, or ``oracle`` for a
             search on lengths that also judge.
         config: the trial's configuration without its seed, as plain data; empty if unknown.
+        num_unfinished: seeds that have yet to answer something, those without a curve included;
+            one that failed is none of them.
 
     Raises:
         ValueError: a seed occurs twice.
@@ -116,6 +118,7 @@ class CellCurves:
     failed: Mapping[int, str] = field(default_factory=dict)
     chosen_by: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    num_unfinished: int = 0
 
     @property
     def label(self) -> str:

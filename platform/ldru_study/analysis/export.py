@@ -17,7 +17,7 @@ from ldru_study.analysis.collect import counts_of
 from ldru_study.analysis.failure import Estimate
 from ldru_study.analysis.latex import escape, table, typeset
 from ldru_study.analysis.plots import failure_figure
-from ldru_study.analysis.tables import accuracies, estimate, share
+from ldru_study.analysis.tables import accuracies, claim_words, estimate, share
 from ldru_study.analysis.verdict import times
 from ldru_study.analysis.views import open_database
 from ldru_study.errors import NotFoundError, StudyError
@@ -125,6 +125,10 @@ def _bound(row: _Row) -> str:
     return f"error < {100 * row['error_bound']:.2g} %"
 
 
+def _near_perfect(row: _Row) -> str:
+    return claim_words((row["claim_at_2x"], row["claim_at_3x"]), row["num_unfinished"])
+
+
 def _shares(row: _Row) -> str:
     if not row["num_seeds"]:
         return "-"
@@ -136,6 +140,9 @@ def _named(column: _Column, head: str) -> _Column:
 
 
 _CONFIDENCE = _Column("Confidence", ("distinct confidence",), lambda row: share(row["confidence"]))
+_NEAR_PERFECT = _Column(
+    "Near-perfect", ("distinct near_perfect",), lambda row: f"{100 * row['near_perfect']:g} %"
+)
 _SHARPNESS = _Column(
     "Sharpness W",
     ("sharpness", "sharpness_lower", "sharpness_upper"),
@@ -156,6 +163,12 @@ _VERDICT_COLUMNS = (
     _ranged("In distribution", "accuracy_in_distribution"),
     _ranged("At 2x", "accuracy_at_2x"),
     _ranged("At 3x", "accuracy_at_3x"),
+    _Column(
+        "Near-perfect at 2x, 3x",
+        ("claim_at_2x", "claim_at_3x", "num_unfinished"),
+        _near_perfect,
+        "l",
+    ),
     _setting(
         _Column(
             "Longest",
@@ -307,16 +320,19 @@ def _verdict_table(database: Database, study: str) -> _Table | None:
     if not any(claim.values.get("num_seeds") for claim in claims):
         return None
     every = ("all cells", None, f"study = {_quoted(study)}")
-    (confidence,) = _claims(database, VERDICTS, "verdicts", (_CONFIDENCE,), every)
-    claims.append(confidence)
+    settings = (_CONFIDENCE, _NEAR_PERFECT)
+    confidence, near_perfect = _claims(database, VERDICTS, "verdicts", settings, every)
+    claims += [confidence, near_perfect]
     text = _as_table(
         ("Task", "Model"),
         _VERDICT_COLUMNS,
         rows,
         caption=f"Study {escape(study)}: verdict of each cell from all of its seeds together, how "
-        "many seeds say what alone, lowest and highest accuracy over the seeds, and the multiple "
-        "of the longest training length half way from plateau to chance for the median seed, with "
-        f"its interval. Bounds are exact and one-sided. Confidence of all: {confidence.text}.",
+        "many seeds say what alone, lowest and highest accuracy over the seeds, whether every seed "
+        f"is near-perfect, at least {near_perfect.text} right (refuted by a single one that is "
+        "not), and the multiple of the longest training length half way from plateau to chance for "
+        "the median seed, with its interval. Bounds are exact and one-sided. "
+        f"Confidence of all: {confidence.text}.",
         label=f"tab:{study}-verdicts",
     )
     return VERDICTS, text, claims

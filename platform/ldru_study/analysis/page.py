@@ -18,7 +18,7 @@ from ldru_study.analysis.intervals import wilson
 from ldru_study.analysis.plots import DASHES, SYMBOLS, series_styles, tasks_of
 from ldru_study.analysis.scaling import Refusal
 from ldru_study.analysis.scaling_table import finite, law_lines, median_length
-from ldru_study.analysis.sentences import cell_sentence
+from ldru_study.analysis.sentences import cell_sentence, claim_lines
 from ldru_study.analysis.series import Series
 from ldru_study.analysis.verdict import CurveVerdict
 from ldru_study.results.query import Database
@@ -106,6 +106,7 @@ def _cell(verdict: CellVerdict, extras: Extras) -> dict[str, Any]:
         "kind": verdict.kind,
         "sentence": cell_sentence(verdict),
         "reason": "" if verdict.joint is None else verdict.joint.reason,
+        "claims": claim_lines(verdict),
         "half": _estimate(verdict.half_multiple),
         "seeds": [],
         "training": extras.training.get(cell.key, []),

@@ -192,7 +192,11 @@ function drawTraining() {
 function drawScaling() {
   const {axis, series} = data.scaling[state.axis];
   const labels = [...new Set(series.map(one => one.label))], mine = series.filter(one => one.task === data.tasks[state.task]);
-  const values = [...new Set(series.flatMap(one => one.medians.map(median => median.x)))].sort((a, b) => a - b);
+  const sorted = some => [...new Set(some.flatMap(one => one.medians.map(median => median.x)))].sort((a, b) => a - b);
+  const values = sorted(series);
+  // of values that lie close together only some are written out
+  const least = Math.log(values.at(-1) / values[0]) / (isNarrow() ? 5 : 12), written = [];
+  for (const x of values) if (!written.length || Math.log(x / written.at(-1)) >= least) written.push(x);
   // what is between two lengths stands in their middle; 0 and null are open ends
   const middle = p => p.high === null ? p.low || null : p.low ? Math.sqrt(p.low * p.high) : p.high;
   const symbol = p => p.high === null ? "triangle-up-open" : p.low ? "circle-open" : "triangle-down-open";
@@ -205,7 +209,8 @@ function drawScaling() {
         array: some.map((p, i) => exact[i] ? p.high - y[i] : 0), arrayminus: some.map((p, i) => exact[i] ? y[i] - p.low : 0)}};
   };
   // models stand side by side, and seeds beside their median
-  const narrowest = Math.min(1, ...values.slice(1).map((x, i) => Math.log2(x / values[i])));
+  const gaps = series.flatMap(one => { const own = sorted([one]); return own.slice(1).map((x, i) => Math.log2(x / own[i])); });
+  const narrowest = Math.min(1, ...gaps);
   const sideways = (x, number, seed) => x * 2 ** (narrowest * ((number - (labels.length - 1) / 2) * .3 / Math.max(labels.length, 2) + (seed === null ? 0 : ((seed % 10) + 1) * .012)));
   const traces = mine.flatMap(one => {
     const number = labels.indexOf(one.label), who = `<b>${literal(one.label)}</b>`, colour = data.series[number % data.series.length].colour;
@@ -221,7 +226,7 @@ function drawScaling() {
   place("laws").replaceChildren(...mine.flatMap(one => one.laws).map(law => { const p = document.createElement("p"); p.textContent = law; return p; }));
   return draw("scaling", traces, {
     showlegend: labels.length > 1, legend: {orientation: "h", y: 1.12, font: {size: 13}},
-    xaxis: {type: "log", tickvals: values, ticktext: values.map(String), title: literal(axis), range: [Math.log10(values[0] / 1.25), Math.log10(values.at(-1) * 1.25)]},
+    xaxis: {type: "log", tickvals: written, ticktext: written.map(String), title: literal(axis), range: [Math.log10(values[0] / 1.25), Math.log10(values.at(-1) * 1.25)]},
     yaxis: {type: "log", title: "failure length (tokens)", ...(ys.length ? ticks(Math.min(...ys) / 2, Math.max(...ys) * 2, String) : {})},
   });
 }
@@ -263,6 +268,7 @@ function writeDetail() {
   const cell = data.cells[state.cell];
   box.classList.add(cell.kind || "missing");
   line(`${data.series[cell.series].label} on ${data.tasks[cell.task]}: ${cell.sentence}`, true);
+  cell.claims.forEach(claim => line(claim));
   if (cell.reason) line(`All seeds together: ${cell.reason}`);
   const reasons = new Map();
   for (const seed of cell.seeds) reasons.set(`${seed.kind.replace("_", " ")}: ${seed.reason}`, [...(reasons.get(`${seed.kind.replace("_", " ")}: ${seed.reason}`) || []), seed.seed]);

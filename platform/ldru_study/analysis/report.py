@@ -24,7 +24,15 @@ from ldru_study.analysis.counts import CellCurves, Floats
 from ldru_study.analysis.drawing import how_chance_is_known
 from ldru_study.analysis.page import NO_EXTRAS, Extras, page_data, settings, training_curves
 from ldru_study.analysis.plots import failure_figure, series_styles, tasks_of
-from ldru_study.analysis.sentences import WORDS, answer, by_label, cell_sentence, headline, limits
+from ldru_study.analysis.sentences import (
+    WORDS,
+    answer,
+    by_label,
+    cell_sentence,
+    headline,
+    limits,
+    near_perfect_answer,
+)
 from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.tables import COLUMNS, estimate, kind_words, render, verdict_rows
 from ldru_study.analysis.verdict import FLAGS, CurveVerdict, times
@@ -195,9 +203,14 @@ def _clipped(text: str) -> str:
 
 
 def _answers(verdicts: Sequence[CellVerdict]) -> list[dict[str, Any]]:
-    """Return for each model its number, its label and what became of it."""
+    """Return for each model its number, its label, what became of it and what of the claim."""
     return [
-        {"series": number, "label": label, "text": answer(found)}
+        {
+            "series": number,
+            "label": label,
+            "text": answer(found),
+            "claims": near_perfect_answer(found),
+        }
         for number, (label, found) in enumerate(by_label(verdicts).items())
     ]
 
@@ -220,7 +233,8 @@ def _heat(verdicts: Sequence[CellVerdict]) -> dict[str, Any]:
             "word": WORDS[kind] if kind else "no result",
             "detail": headline(verdict),
             "share": f"{verdict.num_agreeing}/{len(verdict.seeds)}" if kind else "",
-            "title": f"{label} on {task}: {cell_sentence(verdict)}",
+            "title": f"{label} on {task}: {cell_sentence(verdict)}; "
+            + near_perfect_answer([verdict]).removesuffix("."),
         }
 
     rows = [{"label": label, "squares": [square(label, t) for t in tasks]} for label in labels]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ldru_study.analysis.cell import CellVerdict
+from ldru_study.analysis.claims import Claim
 from ldru_study.analysis.drawing import Draw, how_drawn
 from ldru_study.analysis.failure import UNKNOWN
 from ldru_study.analysis.intervals import zero_error_bound
-from ldru_study.analysis.tables import estimate, left_out_words
+from ldru_study.analysis.tables import estimate, left_out_words, may_change
 from ldru_study.analysis.verdict import Kind, times
 
 WORDS: dict[Kind, str] = {
@@ -18,6 +20,9 @@ WORDS: dict[Kind, str] = {
     "never_learned": "never learned",
     "inconclusive": "undecided",
 }
+# what becomes of a claim, in the order in which it is told
+_UNTESTED = "untested"
+_OUTCOMES = ("supported", "refuted", "undecided", _UNTESTED)
 # tasks that are named one by one; of more only the number is said
 _MOST_NAMED = 4
 
@@ -50,6 +55,71 @@ def answer(verdicts: Sequence[CellVerdict]) -> str:
             "seeds disagree" + ("" if num_tasks == 1 else f" on {_tasks(mixed, num_tasks)}")
         )
     return "; ".join(parts) + "."
+
+
+def near_perfect_answer(verdicts: Sequence[CellVerdict]) -> str:
+    """Say at which multiples one model is near-perfect: "near-perfect at 2x: supported in ...".
+
+    Args:
+        verdicts: its cells, one per task.
+    """
+    parts: dict[str, list[str]] = {}
+    for claims in zip(*(verdict.claims for verdict in verdicts), strict=True):
+        found = _outcome_words([claim.outcome for claim in claims], verdicts)
+        parts.setdefault(found, []).append(times(claims[0].multiple))
+    told = (f"at {' and '.join(multiples)}: {found}" for found, multiples in parts.items())
+    return f"near-perfect {'; '.join(told)}."
+
+
+def _outcome_words(outcomes: Sequence[str | None], verdicts: Sequence[CellVerdict]) -> str:
+    """Count the outcomes at one multiple: "supported in 5 of 6 tasks, refuted in 1"."""
+    num_tasks = len(outcomes)
+    counts = Counter(outcome or _UNTESTED for outcome in outcomes)
+    (first, number), *others = ((name, counts[name]) for name in _OUTCOMES if counts[name])
+    found = first
+    if others:
+        found += f" in {number} of {num_tasks} tasks"
+        found += "".join(f", {name} in {count}" for name, count in others)
+    elif num_tasks > 1:
+        found += f" in {_tasks(verdicts, num_tasks)}"
+    waits = any(
+        may_change([outcome], verdict.cell.num_unfinished)
+        for outcome, verdict in zip(outcomes, verdicts, strict=True)
+    )
+    return f"{found} (so far)" if waits else found
+
+
+def claim_lines(verdict: CellVerdict) -> list[str]:
+    """Say of a cell at each multiple whether it is near-perfect, and what its seeds say."""
+    return [_claim_line(claim, verdict) for claim in verdict.claims]
+
+
+def _claim_line(claim: Claim, verdict: CellVerdict) -> str:
+    waiting = verdict.cell.num_unfinished
+    outcome = claim.outcome or _UNTESTED
+    so_far = " so far" if may_change([claim.outcome], waiting) else ""
+    parts = [
+        f"Near-perfect (at least {100 * claim.level:g} % right) at {times(claim.multiple)}: "
+        f"{outcome}{so_far}"
+    ]
+    if claim.outcome is not None:
+        counts: Counter[str] = Counter(claim.by_seed.values())
+        seeds = ", ".join(f"{counts[name]} {name}" for name in _OUTCOMES if counts[name])
+        parts.append(f"each seed alone: {seeds}")
+    if claim.outcome == "undecided" and _has_few_strings(claim, verdict):
+        parts.append(f"a seed without a mistake needs {claim.needs} strings")
+    if so_far:
+        parts.append(f"{waiting} seeds to come")
+    return "; ".join(parts) + "."
+
+
+def _has_few_strings(claim: Claim, verdict: CellVerdict) -> bool:
+    """Return whether some seed has too few strings to pass, however right it is."""
+    for curve in verdict.cell.curves:
+        nearest = curve.nearest(claim.multiple)
+        if nearest is not None and curve.num_total[nearest] < claim.needs:
+            return True
+    return False
 
 
 def _tasks(verdicts: Sequence[CellVerdict], num_tasks: int) -> str:

@@ -15,8 +15,14 @@ from ldru_study.analysis.judge import judge_curves
 from ldru_study.analysis.scaling import Run, Scaling, run_of, scale
 from ldru_study.analysis.verdict import DEFAULTS, CurveVerdict, VerdictSettings
 from ldru_study.errors import StudyError, did_you_mean
+from ldru_study.spec.model_size import ModelSize, size_of
 from ldru_study.spec.paths import get_place, parse_place
 
+# what follows from a cell's configuration and stands nowhere in it
+_DERIVED: Mapping[str, Callable[[ModelSize], int]] = {
+    "num_parameters": lambda size: size.num_parameters,
+    "flops_per_token": lambda size: size.flops_per_token,
+}
 # what makes a model larger and leaves it the same kind of model
 _SIZES = ("width", "layers", "heads", "state", "matrices", "match_parameters")
 
@@ -41,6 +47,8 @@ def scale_varying(
 ) -> dict[str, list[Series]]:
     """Return how failure length scales with every numeric field that varies in a study.
 
+    The number of parameters is such a field too where models of one kind differ in it.
+
     Args:
         verdicts: every cell.
         settings: those of the verdicts.
@@ -60,14 +68,15 @@ def scale_varying(
 def _varying(cells: Sequence[CellCurves]) -> list[str]:
     """Return the fields that take several numbers among cells that are otherwise alike."""
     names = dict.fromkeys(name for cell in cells for name in _numeric(cell.config))
+    names["num_parameters"] = None
     found = []
     for x in names:
         values: dict[str, set[float]] = {}
         # of most fields every cell has the same number, which needs no groups
-        known = [(cell, value) for cell in cells if (value := _value(cell, x, None)) is not None]
+        known = [(cell, value) for cell in cells if (value := _value(cell, x)) is not None]
         if len({value for _, value in known}) > 1:
             for cell, value in known:
-                values.setdefault(_key(cell, x, None), set()).add(value)
+                values.setdefault(_key(cell, x), set()).add(value)
         if any(len(group) > 1 for group in values.values()):
             found.append(x)
     return found
@@ -78,32 +87,33 @@ def scale_cells(
     x: str,
     settings: VerdictSettings = DEFAULTS,
     *,
-    value_of: Callable[[CellCurves], float] | None = None,
     judged: Mapping[str, Sequence[CurveVerdict]] | None = None,
 ) -> list[Series]:
     """Return how failure length scales with x in each series of a study.
 
     Args:
         cells: all cells; those without a result say nothing.
-        x: dotted path of a numeric field, such as ``train.max_length`` or ``model.width``.
+        x: dotted path of a numeric field, such as ``train.max_length`` or ``model.width``; or
+            ``num_parameters`` or ``flops_per_token``, see `ModelSize`, and then cells that differ
+            in nothing but sizes of the model are one series.
         settings: whose ``learned_level`` is the excess below which a run has failed.
-        value_of: x of a cell, the size of its model; cells that differ in nothing but sizes of
-            the model are then one series.
         judged: the verdicts of the seeds by the key of their cell; None judges them here.
 
     Raises:
         StudyError: no cell has such a field, or it is no number; the message names the fields.
     """
-    known = [(cell, value) for cell in cells if (value := _value(cell, x, value_of)) is not None]
+    known = [(cell, value) for cell in cells if (value := _value(cell, x)) is not None]
     if not known:
-        fields = sorted({name for cell in cells for name in _numeric(cell.config)})
+        fields = sorted(
+            {name for cell in cells for name in _numeric(cell.config)} | {*_DERIVED} - {x}
+        )
         hint = did_you_mean(x, fields)
         parts = (f"--x: no cell has a number at '{x}'.", hint, f"Fields: {', '.join(fields)}.")
         raise StudyError(" ".join(part for part in parts if part))
     groups: dict[str, list[tuple[CellCurves, float]]] = {}
     for cell, value in known:
         if cell.curves:
-            groups.setdefault(_key(cell, x, value_of), []).append((cell, value))
+            groups.setdefault(_key(cell, x), []).append((cell, value))
     return [_series(group, x, settings, judged) for group in groups.values()]
 
 
@@ -143,11 +153,11 @@ def _series(
     )
 
 
-def _value(
-    cell: CellCurves, x: str, value_of: Callable[[CellCurves], float] | None
-) -> float | None:
-    if value_of is not None:
-        return value_of(cell) or None
+def _value(cell: CellCurves, x: str) -> float | None:
+    if x in _DERIVED:
+        size = size_of(cell.config)
+        # zero, of a constant's FLOPs, has no place on a logarithmic axis
+        return None if size is None else _DERIVED[x](size) or None
     try:
         found = get_place(cell.config, parse_place(x))
     except (LookupError, TypeError, ValueError):
@@ -166,9 +176,9 @@ def _numeric(config: Mapping[str, Any], before: str = "") -> list[str]:
     return found
 
 
-def _key(cell: CellCurves, x: str, value_of: Callable[[CellCurves], float] | None) -> str:
+def _key(cell: CellCurves, x: str) -> str:
     flat = dict(cell.config)
-    for place in [("model", size) for size in _SIZES] if value_of is not None else [parse_place(x)]:
+    for place in [("model", size) for size in _SIZES] if x in _DERIVED else [parse_place(x)]:
         flat = _without(flat, place)
     return json.dumps(flat, sort_keys=True)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ldru_study.analysis.cell import CellVerdict
+from ldru_study.analysis.claims import Outcome
 from ldru_study.analysis.counts import CellCurves, LengthCurve
 from ldru_study.analysis.failure import Estimate
 from ldru_study.analysis.verdict import Kind, times
@@ -20,6 +21,7 @@ COLUMNS = (
     "in distribution",
     "at 2x",
     "at 3x",
+    "near-perfect at 2x, 3x",
     "at the longest",
     "half way to chance",
     "bound (95 %)",
@@ -35,7 +37,9 @@ class VerdictRow:
     seeds together but those in ``left_out``, whose own kinds stand there; see `JointVerdict`.
     ``summary`` counts the seeds judged alone. Accuracies are the lowest and the highest over the
     seeds, None where nothing was evaluated. ``holds_share`` bounds the share of seeds that hold,
-    ``error_bound`` the error at each longer length.
+    ``error_bound`` the error at each longer length. ``claim_at_2x`` and ``claim_at_3x`` say whether
+    every seed answers at least ``near_perfect`` right there, see `Claim`; ``num_unfinished`` seeds
+    may still change that.
     """
 
     task: str
@@ -43,12 +47,16 @@ class VerdictRow:
     key: str
     num_seeds: int
     num_failed: int
+    num_unfinished: int
     verdict: Kind | None
     left_out: Mapping[int, Kind]
     summary: str
     accuracy_in_distribution: Range | None
     accuracy_at_2x: Range | None
     accuracy_at_3x: Range | None
+    near_perfect: float
+    claim_at_2x: Outcome | None
+    claim_at_3x: Outcome | None
     longest: float | None
     accuracy_at_longest: Range | None
     half_multiple: Estimate
@@ -81,6 +89,7 @@ def render(row: VerdictRow) -> list[str]:
         accuracies(row.accuracy_in_distribution),
         accuracies(row.accuracy_at_2x),
         accuracies(row.accuracy_at_3x),
+        claim_words((row.claim_at_2x, row.claim_at_3x), row.num_unfinished),
         accuracies(row.accuracy_at_longest) + longest,
         estimate(row.half_multiple),
         bound(row),
@@ -141,6 +150,24 @@ def estimate(found: Estimate) -> str:
     return f"> {low}" if low else f"< {high}" if high else "-"
 
 
+def claim_words(outcomes: Sequence[str | None], num_unfinished: int) -> str:
+    """Write what became of a claim at several multiples, in their order: "supported, undecided".
+
+    Args:
+        outcomes: None, written "-", where nothing was tested; all None are one "-".
+        num_unfinished: seeds to come; what is not refuted holds "so far" while there are any.
+    """
+    if all(outcome is None for outcome in outcomes):
+        return "-"
+    words = ", ".join(outcome or "-" for outcome in outcomes)
+    return f"{words} (so far)" if may_change(outcomes, num_unfinished) else words
+
+
+def may_change(outcomes: Iterable[str | None], num_unfinished: int) -> bool:
+    """Return whether seeds to come can change an outcome: all but "refuted" hang on them."""
+    return num_unfinished > 0 and any(outcome != "refuted" for outcome in outcomes)
+
+
 def share(part: float) -> str:
     """Write a share: "63 %"."""
     return f"{100 * part:.0f} %"
@@ -162,6 +189,7 @@ def bound(row: VerdictRow) -> str:
 def _row(verdict: CellVerdict) -> VerdictRow:
     cell, joint = verdict.cell, verdict.joint
     longest = max((float(curve.multiples[-1]) for curve in cell.curves), default=None)
+    at_2x, at_3x = verdict.claims
     inside = [v.accuracy_in_distribution for v in verdict.seeds]
     return VerdictRow(
         task=cell.task,
@@ -169,12 +197,16 @@ def _row(verdict: CellVerdict) -> VerdictRow:
         key=cell.key,
         num_seeds=len(cell.curves),
         num_failed=len(cell.failed),
+        num_unfinished=cell.num_unfinished,
         verdict=verdict.kind,
         left_out=verdict.left_out,
         summary=verdict.summary,
         accuracy_in_distribution=_range(x for x in inside if x is not None),
         accuracy_at_2x=_accuracy_at(cell, 2.0),
         accuracy_at_3x=_accuracy_at(cell, 3.0),
+        near_perfect=at_2x.level,
+        claim_at_2x=at_2x.outcome,
+        claim_at_3x=at_3x.outcome,
         longest=longest,
         accuracy_at_longest=None if longest is None else _accuracy_at(cell, longest),
         half_multiple=verdict.half_multiple,

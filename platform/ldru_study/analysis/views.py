@@ -67,6 +67,7 @@ VERDICTS = pa.schema(
         ("summary", _TEXT),
         ("num_seeds", _COUNT),
         ("num_failed", _COUNT),
+        ("num_unfinished", _COUNT),
         *((f"num_{kind}", _COUNT) for kind in KINDS),
         ("num_strings_min", _COUNT),
         ("num_strings_max", _COUNT),
@@ -86,6 +87,7 @@ VERDICTS = pa.schema(
         ("holds_share_upper", _NUMBER),
         ("error_bound", _NUMBER),
         ("confidence", _NUMBER),
+        ("near_perfect", _NUMBER),
         ("claim_at_2x", _TEXT),
         ("claim_at_3x", _TEXT),
         ("flags", pa.list_(_TEXT)),
@@ -211,7 +213,6 @@ def _levels(found: Mapping[float, Estimate]) -> dict[str, float | None]:
 def _verdict_rows(study: str, verdict: CellVerdict) -> Iterator[dict[str, Any]]:
     (row,) = verdict_rows([verdict])
     totals = [int(n) for curve in verdict.cell.curves for n in curve.num_total]
-    claims = {claim.multiple: claim.outcome for claim in verdict.claims}
     known = [one.half_multiple.value for one in verdict.seeds if one.half_multiple.value]
     pooled, joint = verdict.pooled, verdict.joint
     yield {
@@ -221,6 +222,7 @@ def _verdict_rows(study: str, verdict: CellVerdict) -> Iterator[dict[str, Any]]:
         "summary": row.summary,
         "num_seeds": row.num_seeds,
         "num_failed": row.num_failed,
+        "num_unfinished": row.num_unfinished,
         **{f"num_{kind}": verdict.counts.get(kind, 0) for kind in KINDS},
         "num_strings_min": min(totals, default=None),
         "num_strings_max": max(totals, default=None),
@@ -240,8 +242,9 @@ def _verdict_rows(study: str, verdict: CellVerdict) -> Iterator[dict[str, Any]]:
         "holds_share_upper": row.holds_share[1],
         "error_bound": row.error_bound,
         "confidence": row.confidence,
-        "claim_at_2x": claims.get(2.0),
-        "claim_at_3x": claims.get(3.0),
+        "near_perfect": row.near_perfect,
+        "claim_at_2x": row.claim_at_2x,
+        "claim_at_3x": row.claim_at_3x,
         "flags": list(row.flags),
     }
 

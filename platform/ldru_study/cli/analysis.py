@@ -22,7 +22,6 @@ from ldru_study.cli.group import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ldru_study.analysis.counts import CellCurves
     from ldru_study.results.search_table import SearchRow
     from ldru_study.results.store import Store
 
@@ -42,8 +41,11 @@ def analyze() -> None:
 def verdicts(study: str, store_uri: str, as_json: bool) -> None:
     """Say for every cell whether it holds, fades or collapses, and how sure that is.
 
-    STUDY is a study's name or its YAML file. Exits with 4 when a trial failed or a file of the
-    store is damaged.
+    STUDY is a study's name or its YAML file. 'near-perfect at 2x, 3x' says of both multiples
+    whether every seed surely answers 99 % right (analysis.near_perfect in the study file):
+    supported, refuted or undecided, '-' where nothing was tested. On a narrow terminal the columns
+    come in several tables; --json has what each seed says. Exits with 4 when a trial failed or a
+    file of the store is damaged.
 
     \b
     Example: ldru-study analyze verdicts quick
@@ -141,7 +143,7 @@ def fit(
     required=True,
     metavar="FIELD",
     help="What varies: a numeric field of the spec such as train.max_length or model.width, "
-    "or num_parameters.",
+    "num_parameters or flops_per_token.",
 )
 @store_option
 @json_option
@@ -160,8 +162,7 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
     from ldru_study.results.store import Store
 
     found = collect(Store(store_uri), study_name(study))
-    value_of = _num_parameters if field == "num_parameters" else None
-    series = scale_cells(found.cells, field, found.settings, value_of=value_of)
+    series = scale_cells(found.cells, field, found.settings)
     if as_json:
         print_json(
             {"study": found.name, "x": field, "series": [series_json(one) for one in series]}
@@ -173,15 +174,6 @@ def scaling(study: str, field: str, store_uri: str, as_json: bool) -> None:
             for line in law_lines(one, field):
                 click.echo(line)
     warn_damage(found.damage)
-
-
-def _num_parameters(cell: CellCurves) -> float:
-    from ldru_study.spec.trial import TrialConfig
-    from ldru_study.tasks.registry import find_task
-
-    trial = TrialConfig.model_validate(cell.config)
-    task = find_task(trial.task)
-    return float(trial.model.num_parameters(task.num_symbols, task.num_classes))
 
 
 @analyze.command()
@@ -367,7 +359,8 @@ def _search_cells(row: SearchRow, num_objectives: int) -> list[Any]:
 def report(study: str, store_uri: str, output: Path, figure: Path | None) -> None:
     """Write one self-contained HTML page: verdicts, failure curves, tables, provenance.
 
-    STUDY is a study's name or its YAML file.
+    STUDY is a study's name or its YAML file. For each model the page begins with a sentence on
+    where it holds or fails, and one on whether it is near-perfect at 2x and 3x.
 
     \b
     Example: ldru-study report quick --output quick.html --figure quick.png

@@ -32,7 +32,8 @@ def export(study: str, store_uri: str, folder: Path, check: bool) -> None:
 
     The tables need \\usepackage{booktabs,graphicx}; failure_curves.pdf is the figure; preview.tex
     shows all of them. claims.json names for each entry of the tables the query that gives it. The
-    same store gives the same bytes.
+    same store gives the same bytes. verdicts.tex also says whether each cell is near-perfect at 2x
+    and 3x.
 
     \b
     Example: ldru-study export quick --latex paper

@@ -164,7 +164,9 @@ def query(
 
     Tables: trials, evaluations, curves (fitted to every seed, and to all seeds of a cell where
     seed is null), verdicts (one row per cell), metrics, attempts, suggestions, refinements;
-    `describe TABLE` lists the columns. A query sees nothing but these, and Ctrl-C ends it.
+    `describe TABLE` lists the columns, such as num_parameters and flops_per_token (at the longest
+    training length) of trials, claim_at_2x and claim_at_3x (near-perfect: supported, refuted,
+    undecided) of verdicts. A query sees nothing but these tables, and Ctrl-C ends it.
 
     \b
     Example: ldru-study query "select cell, multiple, avg(accuracy) from evaluations group by all"

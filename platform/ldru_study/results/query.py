@@ -20,6 +20,7 @@ from ldru_study.results.schema import EVALUATIONS, QUESTION
 from ldru_study.results.sql import QueryError, explain, tables_of
 from ldru_study.results.store import DamagedFileError, Store
 from ldru_study.results.table import Damage
+from ldru_study.spec.model_size import size_of
 from ldru_study.spec.plan import Question
 
 Derived = Callable[["Database"], pa.Table]
@@ -30,12 +31,13 @@ class Database:
     """A store as SQL tables.
 
     ``trials`` has one row per study and trial (with ``model`` and ``train`` as structs, so that
-    ``model.width`` and ``train.learning_rate`` work), ``evaluations`` one per study, trial and
-    test length, in no order, ``metrics`` one per trial and measured step, ``attempts`` one per
-    start and end, ``suggestions`` one per setting that a search tried, ``refinements`` one per
-    length that `refine` asked for. The trials of a search have their number in ``suggestion``, and
-    no evaluations: no model is judged by them. ``chosen_by`` says whether a search chose a trial's
-    settings, and whether on lengths that judge (``oracle``).
+    ``model.width`` and ``train.learning_rate`` work; ``num_parameters`` and ``flops_per_token`` are
+    null where this version does not know the model, see `ModelSize`), ``evaluations`` one per
+    study, trial and test length, in no order, ``metrics`` one per trial and measured step,
+    ``attempts`` one per start and end, ``suggestions`` one per setting that a search tried,
+    ``refinements`` one per length that `refine` asked for. The trials of a search have their number
+    in ``suggestion``, and no evaluations: no model is judged by them. ``chosen_by`` says whether a
+    search chose a trial's settings, and whether on lengths that judge (``oracle``).
 
     ``studies`` maps the name of every study to its resolved form, ``damage`` names what was left
     out.
@@ -67,7 +69,7 @@ class Database:
         for table in ("metrics", "refinements"):
             self._tables[table], more = store.read(table, wanted)
             self.damage += tuple(more)
-        self._trials, self._asked = _trials(self.studies, facts, suggestions)
+        self._trials, self._configs, self._asked = _trials(self.studies, facts, suggestions)
         self._derived = dict(derived or {})
         # what no query asks for is never computed
         self._makers: dict[str, Callable[[], None]] = {
@@ -140,7 +142,12 @@ class Database:
         return lambda: self._add(name, self._derived[name](self))
 
     def _make_trials(self) -> None:
-        self._add("trials", self._trials.select(_TRIAL_COLUMNS))
+        sizes = [size_of(config) for config in self._configs]
+        found = self._trials
+        for name in _SIZES:
+            of_config = pa.array([size and getattr(size, name) for size in sizes], _COUNT)
+            found = found.append_column(name, of_config.take(found["number"]))
+        self._add("trials", found.select(_TRIAL_COLUMNS))
 
     def _make_metrics(self) -> None:
         rows = only_newest(self._tables["metrics"], ("step",))
@@ -267,10 +274,11 @@ def _studies(
 
 def _trials(
     studies: Mapping[str, Mapping[str, Any]], facts: Facts, suggestions: pa.Table
-) -> tuple[pa.Table, list[tuple[int, Question]]]:
-    """Return one row per study and trial, and the questions that cells ask.
+) -> tuple[pa.Table, list[dict[str, Any]], list[tuple[int, Question]]]:
+    """Return one row per study and trial, their configurations, and the questions that cells ask.
 
-    Cells are numbered over all studies; a trial has its cell's number in ``_cell``.
+    Cells are numbered over all studies; a trial has its cell's number in ``_cell``, and that of its
+    configuration in ``number``.
     """
     configs: list[dict[str, Any]] = []
     asked: list[tuple[int, Question]] = []
@@ -308,7 +316,7 @@ def _trials(
             # a column of nothing but None has no type of its own
             typed = column.cast(_TEXT) if pa.types.is_null(column.type) else column
             found = found.append_column(name, typed)
-    return found, asked
+    return found, configs, asked
 
 
 def _suggested(suggestions: pa.Table) -> dict[str, list[dict[str, Any]]]:
@@ -350,8 +358,10 @@ _NO_CELLS = pa.schema(
     [(name, _TEXT) for name in ("study", "cell", "model_label", "chosen_by", "task", "sampling")]
     + [("model", pa.struct([("kind", _TEXT)])), ("train", pa.struct([("max_length", _COUNT)]))]
 )
+_SIZES = ("num_parameters", "flops_per_token")
 _TRIAL_COLUMNS = (
     *("study", "cell", "trial_id", "task", "sampling", "model_label", "model", "train"),
+    *_SIZES,
     *("seed", "state", "cause", "num_attempts", "suggestion", "chosen_by"),
 )
 

@@ -314,7 +314,10 @@ CASES = {
     ),
     "no such sampling of a task": (
         GOOD.replace("tomita_3", "listops_3_9") + "sampling: hard\n",
-        ["sampling (line 9): listops_3_9 has no sampling 'hard'. Use balanced or paper."],
+        [
+            "sampling (line 9): listops_3_9 has no sampling 'hard': its strings are drawn by the "
+            "states of a task's automaton, and nested lists have none. Use balanced or paper."
+        ],
     ),
     "lists too long": (
         "name: good\ntask: listops_3_9\nmodel: {kind: lstm}\nevaluate: {multiples: [1, 200]}\n",

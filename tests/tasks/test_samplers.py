@@ -15,7 +15,8 @@ from ldru_study.tasks.products import ProductLabels
 from ldru_study.tasks.registry import find_task, task_names
 from ldru_study.tasks.samplers import SAMPLINGS, is_chance_exact, sampler_of, samplings_of
 from ldru_study.tasks.streams import random_stream
-from ldru_study.tasks.trees import LONGEST, TreeSampler, _Lengths
+from ldru_study.tasks.tree_sizes import TreeSizes
+from ldru_study.tasks.trees import LONGEST, TreeSampler
 
 OWN = "contains_010=regex:(0|1)*010(0|1)*"
 EVERY = [(name, one) for name in (*task_names(), OWN) for one in samplings_of(name)]
@@ -330,6 +331,33 @@ def test_trees_of_a_length_have_their_shapes_in_proportion(name, length, samplin
     assert chisquare(np.bincount(tokens[(tokens >= 10) & (tokens < 14)] - 10)).pvalue > FALSE_ALARM
 
 
+@pytest.mark.parametrize("sampling", ["paper", "balanced"])
+def test_every_list_of_two_digits_comes_as_often_as_its_probability_says(sampling):
+    task, num_draws = find_task("listops_2_2"), 12_000
+    pairs = itertools.product(range(10, 14), range(10), range(10), [14])
+    strings = np.array(list(pairs), dtype=np.uint8)
+    labels = task.language.label(strings, np.full(400, 4))
+    drawn, found = sampler_of("listops_2_2", sampling).sample(
+        np.full(num_draws, 4), random_stream(0, f"pairs/{sampling}")
+    )
+    assert (found == task.language.label(drawn, np.full(num_draws, 4))).all()
+    codes = drawn[:, :3].astype(int) @ [100, 10, 1] - 1000
+    share = 1 / 400 if sampling == "paper" else 0.1 / np.bincount(labels)[labels]
+    seen = np.bincount(codes, minlength=400)
+    assert chisquare(seen, np.full(400, share) * num_draws).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("name", ["listops_2_20", "listops_5_9", "listops_10_4"])
+def test_lists_are_drawn_with_their_values(name):
+    sampler, language = sampler_of(name, "paper"), find_task(name).language
+    rng = np.random.default_rng(0)
+    for longest in (1, 60, 300):
+        lengths = rng.choice(sampler.covered_lengths(1, longest), 300)
+        tokens, labels = sampler.sample(lengths, rng)
+        assert np.array_equal(language.label(tokens, lengths), labels)
+        assert not tokens[np.arange(tokens.shape[1]) >= lengths[:, None]].any()
+
+
 def test_lists_are_no_longer_than_can_be_drawn():
     sampler = sampler_of("listops_3_9", "balanced")
     assert [length for length in range(1, 12) if not sampler.covers(length)] == [2, 3, 6]
@@ -362,7 +390,10 @@ def test_long_strings_of_every_sampling(sampling):
 def test_what_a_task_does_not_have_is_explained():
     with pytest.raises(StudyError) as caught:
         sampler_of("listops_3_9", "hard")
-    assert str(caught.value) == "listops_3_9 has no sampling 'hard'. Use balanced or paper."
+    assert str(caught.value) == (
+        "listops_3_9 has no sampling 'hard': its strings are drawn by the states of a task's "
+        "automaton, and nested lists have none. Use balanced or paper."
+    )
     with pytest.raises(StudyError) as caught:
         sampler_of("d_2", "uniform")
     assert str(caught.value).startswith("no sampling is called 'uniform'.")
@@ -376,14 +407,14 @@ def test_splits_from_tables_are_those_reckoned_one_by_one(monkeypatch):
         return TreeSampler(language, is_balanced=True).sample(lengths, np.random.default_rng(3))[0]
 
     from_tables = draw()
-    monkeypatch.setattr("ldru_study.tasks.trees._LONGEST_TABLE", 0)
-    monkeypatch.setattr("ldru_study.tasks.trees._PART", 100)
+    monkeypatch.setattr("ldru_study.tasks.tree_sizes._LONGEST_TABLE", 0)
+    monkeypatch.setattr("ldru_study.tasks.tree_sizes._PART", 100)
     assert (draw() == from_tables).all()
 
 
 def test_weights_of_lengths_do_not_depend_on_the_longest():
     language = find_task("listops_5_9").language
-    short, long = _Lengths(language, 64), _Lengths(language, 300)
+    short, long = TreeSizes(language, 64), TreeSizes(language, 300)
     for one, other in zip(short.together, long.together, strict=True):
         for number, weights in one.items():
             assert np.array_equal(weights, other[number][: len(weights)])

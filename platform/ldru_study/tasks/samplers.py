@@ -69,7 +69,11 @@ def sampler_of(task: str, sampling: Sampling) -> Sampler:
     if sampling not in SAMPLINGS:
         raise StudyError(unknown_name("sampling", sampling, SAMPLINGS))
     if sampling not in (has := samplings_of(task)):
-        raise StudyError(f"{task} has no sampling '{sampling}'. Use {' or '.join(has)}.")
+        # the rest of a string that is to turn late is drawn by what leads to each label
+        raise StudyError(
+            f"{task} has no sampling '{sampling}': its strings are drawn by the states of a task's "
+            f"automaton, and nested lists have none. Use {' or '.join(has)}."
+        )
     if isinstance(found.language, ListOps):
         return TreeSampler(found.language, is_balanced=sampling == "balanced")
     if sampling == "balanced":

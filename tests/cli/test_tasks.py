@@ -56,6 +56,26 @@ def test_show():
     assert shown[7] == ["paper", "41", "100.0 %", "100.0 %", "100.0 %"]
 
 
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("group_s3", "0 is the identity, 1 takes 0 1 2 to 1 0 2, 2 takes 0 1 2 to 1 2 0"),
+        ("group_a4", "0 is the identity, 1 takes 0 1 2 3 to 1 2 0 3, 2 takes 0 1 2 3 to 0 2 3 1"),
+        ("group_z_7", "0 is the identity, 1 rotates all 7 things by one place"),
+    ],
+)
+def test_show_says_which_permutation_each_symbol_of_a_group_is(name, meaning):
+    lines = run("show", name, "--lengths", "4", "--sampling", "balanced").stdout.splitlines()
+    assert f"  meaning    {meaning}" in lines
+    task = find_task(name)
+    # the product of one symbol is that symbol's permutation
+    for symbol in range(task.num_symbols):
+        label = task.automaton.label(np.array([[symbol]], dtype=np.uint8), np.array([1]))[0]
+        images = task.classes[label]
+        assert "rotates" in meaning or not symbol or f"{symbol} takes " in meaning
+        assert "rotates" in meaning or not symbol or f" to {images}" in meaning
+
+
 def test_show_as_json():
     done = run("show", "d_2", "--sampling", "paper", "--lengths", "40,41,80", "--json")
     found = json.loads(done.stdout)
@@ -76,7 +96,7 @@ def test_show_as_json():
 def test_show_what_is_no_automaton_or_ones_own():
     lists = run("show", "listops_3_9", "--lengths", "40,60")
     assert "none: not regular at unbounded depth" in lists.stdout
-    assert "window unknown: no automaton" in lists.stdout
+    assert "window unknown: no automaton to count by" in lists.stdout
     assert "~" in lists.stdout
     own = run("show", "regex:(0|1)*010(0|1)*", "--sampling", "paper", "--lengths", "10,40,160")
     assert [row[2] for row in table(" sampling " + own.stdout.split(" sampling ")[1])] == [

@@ -129,6 +129,7 @@ def show_task(
                 "label": found.label,
                 "summary": found.summary,
                 "symbols": list(found.symbols),
+                "meaning": found.meaning,
                 "classes": list(found.classes),
                 "examples": [list(example) for example in found.examples],
                 "automaton": _algebra(found),
@@ -182,7 +183,7 @@ def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
         _percent(row["chance"], row["is_chance_exact"]),
         _percent(row["first_window"], exact),
         _percent(row["last_window"], exact),
-        "window unknown: no automaton" if row["first_window"] is None else None,
+        "window unknown: no automaton to count by" if row["first_window"] is None else None,
     )
 
 
@@ -214,6 +215,7 @@ def _print_facts(task: Task, drawn: dict[Sampling, list[list[str]]]) -> None:
         classes.append(f"... {task.num_classes} in all")
     lines = [
         ("symbols", " ".join(task.symbols)),
+        *([("meaning", task.meaning)] if task.meaning else []),
         ("classes", ", ".join(classes)),
         ("automaton", _in_words(_algebra(task))),
         *(

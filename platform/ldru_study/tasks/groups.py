@@ -85,10 +85,15 @@ def _cyclic(name: str, number: str) -> Task:
         raise UnknownNameError(
             f"'{name}': n of group_z_n must be in 2..{_LARGEST_CYCLIC}, found {order}."
         )
-    return _word_problem(name, f"number of 1s modulo {order}", (_cycle(order, order),))
+    summary = f"number of 1s modulo {order}"
+    # longer permutations than these say it no better
+    meaning = f"0 is the identity, 1 rotates all {order} things by one place"
+    return _word_problem(name, summary, (_cycle(order, order),), meaning)
 
 
-def _word_problem(name: str, summary: str, generators: tuple[Permutation, ...]) -> Task:
+def _word_problem(
+    name: str, summary: str, generators: tuple[Permutation, ...], meaning: str = ""
+) -> Task:
     automaton, elements = word_problem(generators)
     return Task(
         name=name,
@@ -97,7 +102,18 @@ def _word_problem(name: str, summary: str, generators: tuple[Permutation, ...]) 
         symbols=digits(automaton.num_symbols),
         classes=tuple(" ".join(map(str, element)) for element in elements),
         examples=_examples(generators, elements),
+        meaning=meaning or _meaning(generators),
     )
+
+
+def _meaning(generators: tuple[Permutation, ...]) -> str:
+    """Say which permutation each symbol is, by its images, as classes are named."""
+    things = " ".join(map(str, range(len(generators[0]))))
+    images = [
+        f"{symbol} takes {things} to {' '.join(map(str, images))}"
+        for symbol, images in enumerate(generators, start=1)
+    ]
+    return ", ".join(("0 is the identity", *images))
 
 
 def _examples(

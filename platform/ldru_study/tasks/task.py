@@ -39,6 +39,7 @@ class Task:
         paper: how the paper samples it.
         near_misses: an automaton over the same symbols whose class 1 are rejected strings that
             are all but accepted; hard sampling draws from them.
+        meaning: what its symbols stand for, in one line, where that needs saying.
         label: short text that tells it from other tasks in tables; the name if empty.
         identity: what enters trial ids and random streams: equal for equal languages, and another
             one when their strings are drawn otherwise than before; the name if empty.
@@ -54,6 +55,7 @@ class Task:
     examples: tuple[Example, ...]
     paper: PaperLaw = "uniform"
     near_misses: Automaton | None = None
+    meaning: str = ""
     label: str = ""
     identity: str = ""
     definition: Callable[[str], int] | None = None

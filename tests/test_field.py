@@ -39,3 +39,19 @@ def test_ldru_makes_no_mistake_where_it_is_said_to_make_none(field):
     right = sum(int(c.num_correct[beyond].sum()) for c, beyond in zip(curves, far, strict=True))
     assert (len(curves), asked, right) == (30, 229_120, 229_120)
     assert f"{asked:,} strings".replace(",", " ") in (FIELD / "README.md").read_text()
+
+
+def test_the_table_of_switches_is_what_the_counts_say(field):
+    text = (FIELD / "README.md").read_text()
+    assert "\n".join(field.recipe_table()) in text
+
+
+def test_dropout_alone_keeps_all_that_is_learned(field):
+    kept = {}
+    for case, cell in field.read_cells("ldru_recipe"):
+        means = field.mean_accuracies(cell)
+        kept.setdefault(field.switch(case), {})[case["task"]] = min(means) > 0.99
+    learned = {"d_2", "d_3", "d_4", "tomita_3", "tomita_4", "tomita_7"}
+    whole = {name for name, tasks in kept.items() if all(tasks[task] for task in learned)}
+    assert whole == {"dropout 0.1"}
+    assert not any(tasks["modular_arithmetic"] for tasks in kept.values())

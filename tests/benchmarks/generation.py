@@ -3,8 +3,8 @@
 Run it with `python tests/benchmarks/generation.py`. Times are processor seconds of one thread, so
 that what else runs on the machine matters little; with --cuda trainers are timed by the clock.
 Of a rnn of width 32 on one core, 8 to 10 ms a step: strings of automata take a sixteenth to a
-sixtieth, those of ListOps a fourteenth when drawn as they come and an eighth when labels are
-balanced, since then more trees are drawn than used until every label has enough.
+sixtieth, those of ListOps a sixteenth when drawn as they come and a twelfth when labels are
+balanced, since then a tree in nine is drawn in vain.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
 
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 
 from ldru_study.errors import StudyError
 from ldru_study.tasks.products import ProductLabels
@@ -369,13 +370,90 @@ def test_lists_are_no_longer_than_can_be_drawn():
         sampler.nearest_covered(LONGEST + 1)
 
 
-def test_shares_of_lists_are_estimated_close_enough():
-    sampler = sampler_of("listops_5_9", "paper")
-    shares = sampler.label_shares(30)
-    _, labels = sampler.sample(np.full(4000, 30), np.random.default_rng(7))
-    seen = np.bincount(labels, minlength=10) / 4000
-    assert np.abs(shares - seen).max() < 0.03
-    assert sampler.chance(30) == shares.max() > 0.1
+def values(max_args, depth):
+    """Return the probability of each value of each length, from all choices of children."""
+    found = {1: np.full(10, 0.1)}
+    for _ in range(depth - 1):
+        lists = defaultdict(lambda: np.zeros(10))
+        for number in range(2, max_args + 1):
+            for sizes in itertools.product(found, repeat=number):
+                chances = functools.reduce(np.multiply.outer, [found[size] for size in sizes])
+                for digits, chance in np.ndenumerate(chances):
+                    ordered = sorted(digits)
+                    median = (ordered[(number - 1) // 2] + ordered[number // 2]) // 2
+                    for value in (ordered[0], ordered[-1], median, sum(digits) % 10):
+                        lists[sum(sizes) + 2][value] += chance / 16 / (max_args - 1)
+        found = {1: np.full(10, 0.075), **lists}
+    return found
+
+
+@pytest.mark.parametrize(("max_args", "depth"), [(2, 2), (4, 2), (2, 4), (3, 3)])
+def test_shares_of_lists_are_those_of_all_lists(max_args, depth):
+    exact = values(max_args, depth)
+    sampler = sampler_of(f"listops_{max_args}_{depth}", "paper")
+    for length, weights in exact.items():
+        assert sampler.has_exact_shares(length)
+        shares = weights / weights.sum()
+        assert sampler.label_shares(length) == pytest.approx(shares, abs=1e-12)
+        assert sampler.chance(length) == sampler.label_shares(length).max()
+
+
+@pytest.mark.parametrize(("name", "length"), [("listops_5_14", 40), ("listops_3_9", 129)])
+def test_shares_of_lists_are_those_of_drawn_ones(name, length):
+    sampler, num_draws = sampler_of(name, "paper"), 20_000
+    assert sampler.has_exact_shares(length) == (length < 129)
+    shares = sampler.label_shares(length)
+    _, labels = sampler.sample(np.full(num_draws, length), np.random.default_rng(7))
+    seen = np.bincount(labels, minlength=10)
+    if length < 129:
+        assert chisquare(seen, shares * num_draws).pvalue > FALSE_ALARM
+    else:
+        assert np.abs(shares - seen / num_draws).max() < 0.03
+
+
+def test_shares_that_rounding_would_spoil_are_not_reckoned():
+    # full trees alone have 61 tokens
+    sampler = sampler_of("listops_2_5", "paper")
+    assert sampler.covers(46)
+    assert sampler.has_exact_shares(40)
+    assert not sampler.has_exact_shares(46)
+    assert not sampler_of("listops_5_14", "paper").has_exact_shares(130)
+
+
+@pytest.mark.parametrize("name", ["listops_2_5", "listops_5_9"])
+def test_balanced_lists_are_alike_however_they_are_drawn(name, monkeypatch):
+    """Dropping trees of frequent labels, and waiting for one of a label that was drawn."""
+    num_draws, lengths = 6000, np.array([16, 22, 28])
+    counts = []
+    for longest in (128, 0):
+        monkeypatch.setattr("ldru_study.tasks.trees._LONGEST_EXACT", longest)
+        sampler = TreeSampler(find_task(name).language, is_balanced=True)
+        asked = np.tile(lengths, num_draws // 3)
+        tokens, labels = sampler.sample(asked, np.random.default_rng(longest))
+        assert np.array_equal(find_task(name).language.label(tokens, asked), labels)
+        for length in lengths:
+            seen = np.bincount(labels[asked == length], minlength=10)
+            assert chisquare(seen).pvalue > FALSE_ALARM
+        # operator outside, and how many symbols open a list, given the label
+        opened = ((tokens >= 10) & (tokens < 14)).sum(axis=1)
+        kinds = ((tokens[:, 0] - 10) * 10 + labels) * 4 + np.minimum(opened // 2, 3)
+        counts.append(np.bincount(kinds.astype(int), minlength=160))
+    common = np.sum(counts, axis=0) > 10
+    assert chi2_contingency(np.array(counts)[:, common]).pvalue > FALSE_ALARM
+
+
+def test_a_batch_of_short_and_long_lists_is_drawn_by_length():
+    sampler = sampler_of("listops_5_9", "balanced")
+    language = find_task("listops_5_9").language
+    lengths = np.array([200, 7, 150, 40] * 8)
+    tokens, labels = sampler.sample(lengths, np.random.default_rng(5))
+    assert np.array_equal(language.label(tokens, lengths), labels)
+    # neither what is beside them nor who draws them together changes a batch
+    halves = sampler.sample_each(
+        [lengths, lengths[1::2]], [np.random.default_rng(5), np.random.default_rng(6)]
+    )
+    assert np.array_equal(halves[0][0], tokens)
+    assert np.array_equal(halves[1][0], sampler.sample(lengths[1::2], np.random.default_rng(6))[0])
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

@@ -163,7 +163,7 @@ def _lengths(
                 "length": length,
                 "is_used": seen is not None,
                 "chance": sampler.chance(length) if seen else None,
-                "is_chance_exact": is_chance_exact(task.name, sampling),
+                "is_chance_exact": is_chance_exact(task.name, sampling, length),
                 "window": window,
                 "first_window": seen and seen.first,
                 "last_window": seen and seen.last,

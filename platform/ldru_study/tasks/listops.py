@@ -2,7 +2,7 @@
 
 With the depth bounded it is regular, but by an automaton that nobody could write down: a stack of
 histograms. So it has a labeller and a generator of its own. Exact: labels, and the distribution
-over strings given their length. Estimated from drawn strings: how often each label comes.
+over strings given their length and, of all but long ones, how often each label comes.
 Shapes: B batch, T tokens, N nodes of trees that are expanded at once.
 """
 
@@ -106,7 +106,7 @@ def _reckon(operators: Symbols, counts: Ints) -> Ints:
 
 
 # raise by hand when the generator draws other strings from the same stream, see `trial.RECIPE`
-_GENERATION = 2
+_GENERATION = 3
 _BOUNDS = {"max args": (2, 10), "max depth": (2, 20)}
 
 

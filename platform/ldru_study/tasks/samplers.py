@@ -88,6 +88,16 @@ def samplings_of(task: str) -> tuple[Sampling, ...]:
     return SAMPLINGS if find_task(task).is_regular else ("balanced", "paper")
 
 
-def is_chance_exact(task: str, sampling: Sampling) -> bool:
-    """Whether chance is computed; of a task without automaton it is estimated unless balanced."""
-    return find_task(task).is_regular or sampling == "balanced"
+def is_chance_exact(task: str, sampling: Sampling, length: int | None = None) -> bool:
+    """Whether chance is computed; that of long nested lists is estimated unless balanced.
+
+    Args:
+        task: a task's name.
+        sampling: how its strings are drawn.
+        length: of the strings; None: at every length.
+    """
+    if find_task(task).is_regular:
+        return True
+    sampler = sampler_of(task, sampling)
+    assert isinstance(sampler, TreeSampler)  # noqa: S101 - our own invariant
+    return sampler.is_balanced if length is None else sampler.has_exact_shares(length)

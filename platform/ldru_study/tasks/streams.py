@@ -73,6 +73,26 @@ class Streams:
             found[:height, begin:end] = generator.random((height, end - begin))
         return found
 
+    def bits(self, lengths: Ints, owners: Ints) -> npt.NDArray[np.uint32]:
+        """Draw two independent halves of 32 bits for the places of strings, uint32 [T, B, 2].
+
+        They cost half of two numbers of `grid`; generators draw and rows end as there.
+        """
+        longest, drawn = int(lengths.max(initial=0)), None
+        for generator, begin, end in self._parts(owners):
+            height = int(lengths[begin:end].max())
+            own = generator.integers(0, 2**64, (height, end - begin), dtype=np.uint64)
+            if own.shape == (longest, len(lengths)):
+                drawn = own
+                break
+            if drawn is None:
+                drawn = np.zeros((longest, len(lengths)), dtype=np.uint64)
+            drawn[:height, begin:end] = own
+        if drawn is None:
+            drawn = np.zeros((longest, len(lengths)), dtype=np.uint64)
+        # the same halves on every machine
+        return drawn.astype("<u8", copy=False).view("<u4").reshape(longest, len(lengths), 2)
+
     def _parts(self, owners: Ints) -> list[tuple[np.random.Generator, int, int]]:
         """Return the generators that have strings here, each with where these begin and end."""
         ends = np.bincount(owners, minlength=len(self._generators)).cumsum().tolist()

@@ -12,7 +12,7 @@ from ldru_study.tasks.automaton import Ints
 from ldru_study.tasks.listops import ListOps
 from ldru_study.tasks.sampling import Floats
 
-_OPERATOR_SHARE = 0.25
+OPERATOR_SHARE = 0.25
 # up to this length all splits of all lengths are kept; a size of a child fits in a byte
 _LONGEST_TABLE = 256
 # numbers that the splits of longer ones may hold at once
@@ -32,7 +32,7 @@ class TreeSizes:
         self._tables: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
         # of a row of shares: a power of two, so that halving finds a draw's place
         self._width = 1 << (longest - 1).bit_length()
-        tilt = _tilt(language.max_args)
+        tilt = tilt_of(language.max_args)
         leaf = np.zeros(longest + 1)
         leaf[1] = tilt
         # [level][number of children] -> weights of their lengths together
@@ -44,8 +44,8 @@ class TreeSizes:
                 sums[number] = _convolved(sums[number - 1], tree)
             self.together.append(sums)
             inner = np.sum([sums[number] for number in range(2, language.max_args + 1)], axis=0)
-            tree = (1 - _OPERATOR_SHARE) * leaf
-            tree[2:] += tilt**2 * _OPERATOR_SHARE / (language.max_args - 1) * inner[:-2]
+            tree = (1 - OPERATOR_SHARE) * leaf
+            tree[2:] += tilt**2 * OPERATOR_SHARE / (language.max_args - 1) * inner[:-2]
         self.together.reverse()
         # [level] -> cumulative shares of 2, 3, ... children, all but the last, by size
         self._numbers = [self._number_shares(sums) for sums in self.together]
@@ -161,19 +161,19 @@ def _convolved(one: Floats, other: Floats) -> Floats:
     return found
 
 
-def _tilt(max_args: int) -> float:
+def tilt_of(max_args: int) -> float:
     """Return the factor per token at which trees without bound would be just critical."""
     children = np.arange(2, max_args + 1)
 
     def tilt_at(total: float) -> float:
-        slope = _OPERATOR_SHARE * (children * total ** (children - 1)).mean()
+        slope = OPERATOR_SHARE * (children * total ** (children - 1)).mean()
         return float(slope**-0.5)
 
     low, high = 1e-3, 1e3
     for _ in range(200):
         total = (low * high) ** 0.5
         tilt = tilt_at(total)
-        grown = (1 - _OPERATOR_SHARE) * tilt
-        grown += tilt**2 * _OPERATOR_SHARE * float((total**children).mean())
+        grown = (1 - OPERATOR_SHARE) * tilt
+        grown += tilt**2 * OPERATOR_SHARE * float((total**children).mean())
         low, high = (total, high) if total < grown else (low, total)
     return tilt_at(low)

@@ -157,6 +157,16 @@ def test_dry_run_says_what_it_would_ask_and_writes_nothing(study):
     assert refused.exit_code == 2
 
 
+def test_a_study_whose_trials_are_called_otherwise_now_is_refused(study):
+    resolved = json.loads(study.files.read("studies/tiny/resolved.json"))
+    (_, lstm) = resolved["cells"]
+    lstm["trial_ids"] = [trial_id[::-1] for trial_id in lstm["trial_ids"]]
+    study.save_study("tiny", {"resolved.json": json.dumps(resolved).encode()})
+    refused = CliRunner().invoke(main, ["refine", "tiny", "--dry-run", "--store", study.uri])
+    assert refused.exit_code == 2
+    assert "tiny: parity_check/lstm: submitted by another version" in refused.stderr
+
+
 def test_on_ray_from_saved_weights(store):
     """Real weights, real counts: the LSTM of two steps knows nothing, so its rows are made up."""
     submission = submission_of(TEXT.replace("seeds: 2", "seeds: 1"), store)

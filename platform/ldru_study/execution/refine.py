@@ -14,7 +14,7 @@ from ldru_study.results.facts import Facts, read_facts
 from ldru_study.results.query import Database
 from ldru_study.results.rows import rows_of_trials
 from ldru_study.results.schema import QUESTION
-from ldru_study.results.search_table import stored_study
+from ldru_study.results.search_table import refuse_renamed, stored_study
 from ldru_study.results.searches import holdings_for
 from ldru_study.results.store import Store
 from ldru_study.spec.plan import PlannedTrial, Question, plan_study
@@ -58,10 +58,12 @@ def prepare_refinement(
         NotFoundError: the store holds no such study.
         SpecError: this version cannot read it any more.
         StoreError: the store cannot be read or written.
+        StudyError: another version submitted it, see `refuse_renamed`.
     """
     spec = stored_study(store, study)
     facts = read_facts(store)
     plan = plan_study(spec, holdings_for(store, facts, spec))
+    refuse_renamed(store, study, plan)
     if is_recorded:
         keep_record(store, study, record)
     submission = Submission(spec, store, plan, record["submission_id"], record["revision"])

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldru_study.errors import NotFoundError
+from ldru_study.errors import NotFoundError, StudyError
 from ldru_study.results.facts import read_facts
 from ldru_study.results.searches import holdings_for, suggested_trials
 from ldru_study.results.store import Store
-from ldru_study.spec.plan import PlannedSearch, plan_study
+from ldru_study.spec.plan import PlannedSearch, StudyPlan, plan_study
+from ldru_study.spec.resolved import renamed_cells
 from ldru_study.spec.study import StudySpec, parse_study
 from ldru_study.spec.suggestions import pareto_front
 
@@ -43,19 +44,38 @@ def stored_study(store: Store, name: str) -> StudySpec:
     return parse_study(store.spec_text(name), name, changes, is_stored=True)
 
 
+def refuse_renamed(store: Store, name: str, plan: StudyPlan) -> None:
+    """Refuse a stored study whose trials this version does not find again.
+
+    Raises:
+        StudyError: names the cells.
+    """
+    cells = renamed_cells(store.study(name), plan)
+    if cells:
+        more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        raise StudyError(
+            f"{name}: {', '.join(cells[:3])}{more}: submitted by another version, which named "
+            "trials otherwise or drew the task's strings otherwise. What they answered is kept "
+            "and judged as it was. Go on with that version, or train them anew with submit."
+        )
+
+
 def read_searches(store: Store, name: str) -> tuple[StudySpec, tuple[PlannedSearch, ...]]:
     """Return a study and its searches, with every result that is committed.
 
     Raises:
         NotFoundError: the store holds no such study, or it searches nothing.
         StoreError: the store cannot be read.
+        StudyError: another version submitted it, see `refuse_renamed`.
     """
     spec = stored_study(store, name)
     if spec.file.search is None:
         raise NotFoundError(f"{name}: has no search. Add 'search:' to its file.")
     facts = read_facts(store, suggested_trials(store, spec))
     held = holdings_for(store, facts, spec)
-    searches = (planned.search for planned in plan_study(spec, held).cells)
+    plan = plan_study(spec, held)
+    refuse_renamed(store, name, plan)
+    searches = (planned.search for planned in plan.cells)
     return spec, tuple(search for search in searches if search is not None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldru_study.spec.plan import CellPlan, Question, StudyPlan
@@ -28,6 +28,23 @@ def resolved(spec: StudySpec, plan: StudyPlan) -> dict[str, Any]:
         "seeds": list(file.seeds),
         "cells": [_cell(planned) for planned in plan.cells],
     }
+
+
+def renamed_cells(record: Mapping[str, Any], plan: StudyPlan) -> list[str]:
+    """Return the cells whose trials or search another version of the platform knew by other ids.
+
+    Args:
+        record: what `resolved` said of the study when it was submitted.
+        plan: of the same study now.
+    """
+    known = {cell["cell"]: _ids(cell) for cell in record["cells"]}
+    now = [_cell(planned) for planned in plan.cells]
+    return [cell["cell"] for cell in now if known.get(cell["cell"]) != _ids(cell)]
+
+
+def _ids(cell: Mapping[str, Any]) -> Any:
+    # which settings win a search is no matter here
+    return cell["search"]["search_id"] if "search" in cell else cell["trial_ids"]
 
 
 def _cell(planned: CellPlan) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests.analysis.population import (
 )
 from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
 
-from ldru_study.analysis import consensus
+from ldru_study.analysis import median_seed
 from ldru_study.analysis.cases import CASE_SETTINGS
 from ldru_study.analysis.consensus import judge_jointly
 from ldru_study.analysis.verdict import VerdictSettings
@@ -122,11 +122,11 @@ def test_many_cells_are_judged_as_each_alone():
 def test_a_median_is_averaged_over_shapes_that_fit_alike():
     mu = np.linspace(-1, 2, 61)
     tops = [-0.5 * ((mu - centre) / 0.1) ** 2 for centre in (0.2, 0.5)]
-    assert consensus._mean(mu, np.array(tops[:1])) == pytest.approx(0.2, abs=1e-3)
-    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.35, abs=1e-3)
+    assert median_seed._mean(mu, np.array(tops[:1])) == pytest.approx(0.2, abs=1e-3)
+    assert median_seed._mean(mu, np.array(tops)) == pytest.approx(0.35, abs=1e-3)
     # three times the likelihood has three times the weight
     tops[1] = tops[1] + np.log(3)
-    assert consensus._mean(mu, np.array(tops)) == pytest.approx(0.425, abs=1e-3)
+    assert median_seed._mean(mu, np.array(tops)) == pytest.approx(0.425, abs=1e-3)
 
 
 def test_what_knows_all_but_the_thresholds_finds_them():

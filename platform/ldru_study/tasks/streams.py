@@ -2,7 +2,8 @@
 
 Nothing is drawn from a shared generator, so a stream's position *is* the pair of numbers given
 here: a trial that continues from step k sees the batches that it would have seen, whatever else
-drew random numbers, and on however many workers.
+drew random numbers, and on however many workers. There is none for an order of examples: every
+step draws strings of its own.
 """
 
 from __future__ import annotations

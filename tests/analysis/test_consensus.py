@@ -16,7 +16,7 @@ from tests.analysis.population import (
 )
 from tests.analysis.simulate import MULTIPLES, curve, from_accuracies, numbered
 
-from ldru_study.analysis import median_seed
+from ldru_study.analysis import consensus, median_seed
 from ldru_study.analysis.cases import CASE_SETTINGS
 from ldru_study.analysis.consensus import judge_jointly
 from ldru_study.analysis.verdict import VerdictSettings

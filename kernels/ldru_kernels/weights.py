@@ -94,13 +94,18 @@ class Norm(NamedTuple):
 
 
 Operator: TypeAlias = Mlp | GatedRecursiveCell | GatedSum | Linear | ElementwiseSum
-OPERATORS: dict[str, type[Operator]] = {
+_WRITTEN_OUT: dict[str, type[Operator]] = {
     "elementwise_sum": ElementwiseSum,
     "gated_sum": GatedSum,
     "grc": GatedRecursiveCell,
     "grc_tanh": TanhGatedRecursiveCell,
     "linear": Linear,
     "mlp": Mlp,
+}
+for _name in FORMULAS.keys() & _WRITTEN_OUT.keys():
+    raise TypeError(f"ldru_kernels/operators/{_name}.py: there is an operator '{_name}' already")
+OPERATORS: dict[str, type[Operator]] = {
+    **_WRITTEN_OUT,
     **{name: formula.weights for name, formula in FORMULAS.items()},
 }
 

@@ -38,6 +38,10 @@ class UnknownNameError(StudyError):
     """A name that is not registered; the message suggests the nearest ones."""
 
 
+class OtherVersionError(StudyError):
+    """A stored study whose trials this version names or draws otherwise."""
+
+
 class NotFoundError(StudyError):
     """A study, trial or file that the store does not hold."""
 

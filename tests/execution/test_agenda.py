@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tests.conftest import TINY, submission_of
 
 from ldru_study.analysis.cell import judge_cells
 from ldru_study.analysis.collect import collect
 from ldru_study.analysis.report import write_report
-from ldru_study.errors import SpecError
+from ldru_study.errors import OtherVersionError, SpecError
 from ldru_study.execution.agenda import Agenda
 from ldru_study.execution.brake import Brake
 from ldru_study.results.facts import read_facts
@@ -94,6 +96,27 @@ def test_a_suggestion_that_was_interrupted_is_made_once(store):
     works, *_ = run(store)
     assert works[0].config == open_work.config
     assert [row.number for row in rows_of(read_searches(store, "found")[1])] == [0, 1, 2, 3] * 2
+
+
+def test_seeds_are_still_to_come_while_a_search_goes_on(store):
+    run(store, most=3)
+    assert [cell.num_unfinished for cell in collect(store, "found").cells] == [2, 2]
+
+
+def test_what_another_version_searched_is_refused_and_what_it_found_is_judged(store, tmp_path):
+    run(store)
+    page, path = tmp_path / "page.html", "studies/found/resolved.json"
+    write_report(store, "found", page)
+    assert '"winner": true' in page.read_text().replace('":true', '": true')
+    record = json.loads(store.files.read(path))
+    record["cells"][1]["search"]["search_id"] = "0" * 16
+    store.save_study("found", {"resolved.json": json.dumps(record).encode()})
+    with pytest.raises(OtherVersionError, match="found: parity_check/lstm: submitted by another"):
+        read_searches(store, "found")
+    judged = judge_cells(collect(store, "found").cells)
+    assert [len(verdict.seeds) for verdict in judged] == [2, 2]
+    write_report(store, "found", page)
+    assert '"winner":' not in page.read_text()
 
 
 def test_more_trials_go_on_from_the_same_history(store):

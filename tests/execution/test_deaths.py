@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import pytest
 import ray
 
 from ldru_study.errors import StoreError
-from ldru_study.execution.deaths import cause_of_death, newest_error
+from ldru_study.execution.deaths import cause_of_death, close_attempts, newest_error
+from ldru_study.results.facts import read_facts
+from ldru_study.results.schema import TABLES
 
 UNAVAILABLE = ray.exceptions.ActorUnavailableError("Socket closed", b"\0" * 16)
 
@@ -62,3 +65,22 @@ def test_the_newest_error_is_what_tune_left_beside_the_trial(tmp_path):
     assert cause_of_death(newest_error(nothing)) == ("bug", "no room for the trial")
     pickled.write_bytes(ray.cloudpickle.dumps(UNAVAILABLE))
     assert isinstance(newest_error(nothing), ray.exceptions.ActorUnavailableError)
+
+
+def test_an_end_that_finds_no_room_keeps_no_other_from_being_written(store, monkeypatch):
+    trials = ["a" * 16, "b" * 16, "c" * 16]
+    for trial_id in trials:
+        start = dict.fromkeys(TABLES["attempts"].names) | {"trial_id": trial_id, "event": "start"}
+        start |= {"attempt_id": "1", "at": datetime.datetime.now(datetime.UTC)}
+        store.commit("attempts", f"{trial_id}-1-start", [start])
+    commit = store.commit
+
+    def no_room_once(table, name, rows):
+        if name.startswith(trials[0]):
+            raise StoreError("no room")
+        commit(table, name, rows)
+
+    monkeypatch.setattr(store, "commit", no_room_once)
+    with pytest.raises(StoreError, match="no room"):
+        close_attempts(store, trials, state="interrupted", cause="x", message="y")
+    assert set(read_facts(store).ended) == set(trials[1:])

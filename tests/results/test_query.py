@@ -23,6 +23,7 @@ from ldru_study.results.rows import newest, only_newest
 from ldru_study.results.sql import QueryError
 from ldru_study.results.store import Store
 from ldru_study.spec.model import ConstantConfig, LstmConfig
+from ldru_study.spec.model_size import size_of
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,24 @@ def test_what_another_version_built_has_no_size(database, store):
         (unknown["cell"], True),
     ]
     assert rows["flops_per_token"].to_pylist() == [0, None]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": None},
+        {"task": "no_task"},
+        {"train": None},
+        {"train": {"max_length": None}},
+        {"train": {"max_length": 0}},
+        {"model": None},
+        {"model": {"kind": "rnn", "width": "wide"}},
+    ],
+)
+def test_what_is_no_configuration_of_ours_has_no_size(change):
+    config = {"task": "parity_check", "train": {"max_length": 8}, "model": {"kind": "constant"}}
+    assert size_of(config) is not None
+    assert size_of(config | change) is None
 
 
 def test_metrics_and_attempts(database):

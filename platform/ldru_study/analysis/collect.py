@@ -85,7 +85,10 @@ def counts_of(database: Database, study: str) -> StudyCounts:
     return StudyCounts(
         name=study,
         question=asked["question"],
-        cells=tuple(_cell(cell, of_cell[cell["cell"]], curves) for cell in asked["cells"]),
+        cells=tuple(
+            _cell(cell, of_cell[cell["cell"]], curves, len(asked["seeds"]))
+            for cell in asked["cells"]
+        ),
         settings=VerdictSettings(
             sharp_ratio=analysis["sharp_ratio"],
             learned_level=analysis["learned_level"],
@@ -116,7 +119,10 @@ def _curves(database: Database, study: str, trials: list[dict[str, Any]]) -> dic
 
 
 def _cell(
-    cell: Mapping[str, Any], trials: list[dict[str, Any]], curves: Mapping[str, LengthCurve]
+    cell: Mapping[str, Any],
+    trials: list[dict[str, Any]],
+    curves: Mapping[str, LengthCurve],
+    num_seeds: int,
 ) -> CellCurves:
     return CellCurves(
         task=cell["axes"]["task"],
@@ -131,7 +137,10 @@ def _cell(
             for trial in trials
             if trial["trial_id"] not in curves and trial["state"] == "failed"
         },
-        num_unfinished=sum(trial["state"] not in ("done", "failed") for trial in trials),
+        # while a search goes on, its cell has no trials yet
+        num_unfinished=sum(trial["state"] not in ("done", "failed") for trial in trials)
+        if trials
+        else num_seeds,
     )
 
 

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,11 @@ from ldru_study.analysis.sentences import (
 from ldru_study.analysis.series import scale_varying
 from ldru_study.analysis.tables import COLUMNS, estimate, kind_words, render, verdict_rows
 from ldru_study.analysis.verdict import FLAGS, CurveVerdict, times
-from ldru_study.errors import StudyError
+from ldru_study.errors import OtherVersionError, StudyError
 from ldru_study.results.query import Database
 from ldru_study.results.search_table import read_searches, rows_of
 from ldru_study.results.store import Store
+from ldru_study.spec.plan import PlannedSearch
 from ldru_study.tasks.windows import window_shortcuts
 
 _TEMPLATE = "report.html.j2"
@@ -115,7 +117,11 @@ def write_figure(store: Store, study: str, path: Path) -> None:
 def _extras(database: Database, study: str) -> Extras:
     asked = database.studies[study]
     objectives = asked.get("objective") or ()
-    searches = read_searches(database.facts.store, study)[1] if objectives else ()
+    searches: Sequence[PlannedSearch] = ()
+    if objectives:
+        # what another version tried cannot be told, what it found is judged all the same
+        with suppress(OtherVersionError):
+            searches = read_searches(database.facts.store, study)[1]
     return Extras(
         training=training_curves(database, study),
         objectives=objectives,

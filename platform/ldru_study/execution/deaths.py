@@ -153,7 +153,8 @@ def close_attempts(
         How many ends were written.
 
     Raises:
-        StoreError: the store cannot be read or written.
+        StoreError: the store cannot be read, or an end cannot be written; the others are, if they
+            can be.
     """
     rows = read_facts(store).attempts
     mine = rows.filter(pc.is_in(rows["trial_id"], pa.array(list(trial_ids), pa.string())))
@@ -163,12 +164,18 @@ def close_attempts(
     end: dict[str, Any] = {"event": "end", "state": state, "cause": cause, "message": message}
     end |= {"traceback": traceback, "at": now}
     opened = [row for row in attempts if row["event"] == "start" and row["attempt_id"] not in over]
+    failure: StoreError | None = None
     for start in opened:
         about = {key: start[key] for key in _KEPT} | {
             "seconds": (now - start["at"]).total_seconds()
         }
         row = dict.fromkeys(start) | about | end
-        store.commit("attempts", f"{start['trial_id']}-{start['attempt_id']}-end", [row])
+        try:
+            store.commit("attempts", f"{start['trial_id']}-{start['attempt_id']}-end", [row])
+        except StoreError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return len(opened)
 
 

@@ -58,7 +58,7 @@ def prepare_refinement(
         NotFoundError: the store holds no such study.
         SpecError: this version cannot read it any more.
         StoreError: the store cannot be read or written.
-        StudyError: another version submitted it, see `refuse_renamed`.
+        OtherVersionError: see `refuse_renamed`.
     """
     spec = stored_study(store, study)
     facts = read_facts(store)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ldru_study.errors import NotFoundError, StudyError
+from ldru_study.errors import NotFoundError, OtherVersionError
 from ldru_study.results.facts import read_facts
 from ldru_study.results.searches import holdings_for, suggested_trials
 from ldru_study.results.store import Store
@@ -48,12 +48,12 @@ def refuse_renamed(store: Store, name: str, plan: StudyPlan) -> None:
     """Refuse a stored study whose trials this version does not find again.
 
     Raises:
-        StudyError: names the cells.
+        OtherVersionError: names the cells.
     """
     cells = renamed_cells(store.study(name), plan)
     if cells:
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
-        raise StudyError(
+        raise OtherVersionError(
             f"{name}: {', '.join(cells[:3])}{more}: submitted by another version, which named "
             "trials otherwise or drew the task's strings otherwise. What they answered is kept "
             "and judged as it was. Go on with that version, or train them anew with submit."
@@ -66,7 +66,7 @@ def read_searches(store: Store, name: str) -> tuple[StudySpec, tuple[PlannedSear
     Raises:
         NotFoundError: the store holds no such study, or it searches nothing.
         StoreError: the store cannot be read.
-        StudyError: another version submitted it, see `refuse_renamed`.
+        OtherVersionError: see `refuse_renamed`.
     """
     spec = stored_study(store, name)
     if spec.file.search is None:

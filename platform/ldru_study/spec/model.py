@@ -311,7 +311,10 @@ class ConstantConfig(ModelBase):
 
 
 def _by_kind(found: Iterable[object]) -> dict[str, type[ModelBase]]:
-    """Return the classes among ``found`` that say what kind they are, in the order of the kinds."""
+    """Return the classes among ``found`` that say what kind they are, in the order of the kinds.
+
+    A class further down in this file is none of them.
+    """
     kinds: dict[str, type[ModelBase]] = {}
     for each in found:
         if not (isinstance(each, type) and issubclass(each, ModelBase)):

@@ -39,7 +39,9 @@ def size_of(config: Mapping[str, Any]) -> ModelSize | None:
     """
     try:
         task, model, length = config["task"], config["model"], config["train"]["max_length"]
-    except KeyError:
+    except (KeyError, TypeError):
+        return None
+    if not isinstance(task, str) or not isinstance(length, int) or length < 1:
         return None
     return _size(task, json.dumps(model, sort_keys=True), length)
 

@@ -33,13 +33,15 @@ def resolved(spec: StudySpec, plan: StudyPlan) -> dict[str, Any]:
 def renamed_cells(record: Mapping[str, Any], plan: StudyPlan) -> list[str]:
     """Return the cells whose trials or search another version of the platform knew by other ids.
 
+    A cell that is not in the record is none of them.
+
     Args:
         record: what `resolved` said of the study when it was submitted.
         plan: of the same study now.
     """
     known = {cell["cell"]: _ids(cell) for cell in record["cells"]}
     now = [_cell(planned) for planned in plan.cells]
-    return [cell["cell"] for cell in now if known.get(cell["cell"]) != _ids(cell)]
+    return [cell["cell"] for cell in now if known.get(cell["cell"], _ids(cell)) != _ids(cell)]
 
 
 def _ids(cell: Mapping[str, Any]) -> Any:

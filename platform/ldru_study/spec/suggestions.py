@@ -115,12 +115,15 @@ def search_id(config: TrialConfig, search: SearchConfig) -> str:
 
     The number of trials is not in it, so that it can be raised later.
     """
-    decides = {
+    decides: dict[str, Any] = {
         "config": config.trial_id,
         "search": search.model_dump(
             mode="json", exclude={"trials", "allow_oracle", "max_concurrent"}, by_alias=True
         ),
     }
+    if "associativity_defect" in search.objective:
+        # of every level; the first definition was of leaves alone
+        decides["associativity_defect"] = 2
     text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

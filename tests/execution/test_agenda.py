@@ -117,6 +117,7 @@ def test_what_another_version_searched_is_refused_and_what_it_found_is_judged(st
     assert [len(verdict.seeds) for verdict in judged] == [2, 2]
     write_report(store, "found", page)
     assert '"winner":' not in page.read_text()
+    assert "Not shown: found: parity_check/lstm: submitted by another" in page.read_text()
 
 
 def test_more_trials_go_on_from_the_same_history(store):

@@ -426,7 +426,7 @@ def test_balanced_lists_are_alike_however_they_are_drawn(name, monkeypatch):
     num_draws, lengths = 6000, np.array([16, 22, 28])
     counts = []
     for longest in (128, 0):
-        monkeypatch.setattr("ldru_study.tasks.trees._LONGEST_EXACT", longest)
+        monkeypatch.setattr("ldru_study.tasks.trees.LONGEST_EXACT", longest)
         sampler = TreeSampler(find_task(name).language, is_balanced=True)
         asked = np.tile(lengths, num_draws // 3)
         tokens, labels = sampler.sample(asked, np.random.default_rng(longest))

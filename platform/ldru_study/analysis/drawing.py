@@ -7,6 +7,7 @@ from typing import cast
 
 from ldru_study.tasks.registry import find_task
 from ldru_study.tasks.samplers import Sampling, is_chance_exact
+from ldru_study.tasks.trees import LONGEST_EXACT
 
 # a task and the sampling of its strings
 Draw = tuple[str, str]
@@ -69,8 +70,8 @@ def how_chance_is_known(draws: Iterable[Draw]) -> str:
         return computed
     tasks = _named(sorted({task for task, _ in estimated}))
     said = (
-        f"beyond 128 tokens, and at rare lengths, under paper sampling of {tasks}, which has no "
-        "automaton here, estimated from strings that are drawn for it"
+        f"beyond {LONGEST_EXACT} tokens, and at rare lengths, under paper sampling of {tasks}, "
+        "which has no automaton here, estimated from strings that are drawn for it"
     )
     return f"{computed}; {said}"
 

@@ -37,6 +37,7 @@ class Extras:
             nats) and ``accuracy`` (validation).
         objectives: what the searches minimised, the first chose.
         searches: every setting that was tried.
+        searches_not_shown: why these cannot be told.
         shortcuts: by cell, the accuracy at each of its lengths of the best predictor that sees only
             a window as long as the training length.
         scaling: by numeric field that varies, its series.
@@ -46,6 +47,7 @@ class Extras:
     training: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     objectives: Sequence[str] = ()
     searches: Sequence[SearchRow] = ()
+    searches_not_shown: str = ""
     shortcuts: Mapping[str, Floats] = field(default_factory=dict)
     scaling: Mapping[str, Sequence[Series]] = field(default_factory=dict)
     draws: Sequence[Draw] = ()

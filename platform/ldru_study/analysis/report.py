@@ -8,7 +8,6 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,14 +117,18 @@ def _extras(database: Database, study: str) -> Extras:
     asked = database.studies[study]
     objectives = asked.get("objective") or ()
     searches: Sequence[PlannedSearch] = ()
+    not_shown = ""
     if objectives:
         # what another version tried cannot be told, what it found is judged all the same
-        with suppress(OtherVersionError):
+        try:
             searches = read_searches(database.facts.store, study)[1]
+        except OtherVersionError as error:
+            not_shown = str(error)
     return Extras(
         training=training_curves(database, study),
         objectives=objectives,
         searches=rows_of(searches),
+        searches_not_shown=not_shown,
         draws=[(cell["config"]["task"], cell["config"]["sampling"]) for cell in asked["cells"]],
     )
 

@@ -122,7 +122,7 @@ def search_id(config: TrialConfig, search: SearchConfig) -> str:
         ),
     }
     if "associativity_defect" in search.objective:
-        # of every level; the first definition was of leaves alone
+        # a search goes on with one definition only: number it anew when what is measured changes
         decides["associativity_defect"] = 2
     text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -26,7 +26,7 @@ def value_shares(language: ListOps, length: int) -> Floats:
     """Return the share of each value among the trees of ``length``, float64 [V].
 
     Exact but for rounding, which grows with the length, and where trees of it are rare: up to 128
-    tokens and down to a millionth of all trees it stayed below 2e-12, beside 80 bits.
+    tokens and down to a millionth of their tilted weights it stayed below 2e-12, beside 80 bits.
 
     Args:
         language: bounds the children and the levels.

@@ -29,8 +29,9 @@ from ldru_study.tasks.tree_values import value_shares
 LONGEST = 4096
 # of each length drawn at least for labels that wait
 _FEWEST_TREES = 32
-# where shares of labels are reckoned: up to this length, and down to this share of all trees
-_LONGEST_EXACT, _RAREST_EXACT = 128, 1e-6
+# where shares of labels are reckoned: up to this length, and down to this share of the tilted
+# weights of all trees so long
+LONGEST_EXACT, _RAREST_EXACT = 128, 1e-6
 # what the last of 32 bits is worth
 _BIT = np.float64(2.0**-32)
 # strings that estimate how often each label comes, and the most tokens that they may have
@@ -104,9 +105,9 @@ class TreeSampler(DrawnWhole):
 
     def _can_reckon(self, length: int) -> bool:
         # rounding spoils long trees and rare ones
-        if length > _LONGEST_EXACT:
+        if length > LONGEST_EXACT:
             return False
-        weights = self._sizes(_LONGEST_EXACT).whole
+        weights = self._sizes(LONGEST_EXACT).whole
         return bool(weights[length] > _RAREST_EXACT * weights.sum())
 
     def _draw(self, lengths: Ints, streams: Streams, owners: Ints) -> tuple[Symbols, Ints]:
